@@ -1,0 +1,1 @@
+"""What training data does to models: collect, score, act, verify by retraining, report."""

@@ -1,0 +1,205 @@
+"""Problem: a learner, its training examples and the queries; and what a learner may be able to do.
+
+A learner trains and answers for one kind of model. Everything beyond training and measuring is a capability: a
+method asks for it by :func:`require`, and the error names what to use instead.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+
+from steelyard.data import read
+from steelyard.errors import CapabilityError, DataError
+from steelyard.records import Examples, Measurement
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A trained model, as its own learner knows it. Other code only passes it back to that learner."""
+
+    @property
+    def seed(self) -> int: ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """Trains a model and measures queries with it."""
+
+    @property
+    def measurement(self) -> Measurement:
+        """What :meth:`measure` returns: name, unit, direction."""
+        ...
+
+    def check(self, train: Examples, query: Examples) -> tuple[str, ...]:
+        """Look for whatever would make results wrong, before any work; notes about handled cases come back."""
+        ...
+
+    def fit(self, examples: Examples, weights: np.ndarray | None = None, seed: int = 0) -> Any:
+        """Train from the start. An example of weight 0 is absent: it changes nothing, not even the batch order."""
+        ...
+
+    def explained(self, examples: Examples, seed: int = 0) -> Any:
+        """The model whose behaviour is asked about: the user's own if it came trained, else ``fit(examples)``."""
+        ...
+
+    def measure(self, fitted: Any, queries: Examples) -> np.ndarray:
+        """``float64[" query"]`` The measurement of every query."""
+        ...
+
+    def loss(self, fitted: Any, examples: Examples) -> np.ndarray:
+        """``float64[" example"]`` Training loss of every example, without regularisation, unweighted."""
+        ...
+
+    def settings(self) -> Mapping[str, Any]:
+        """Settings as plain values, for provenance."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Checksum of architecture, parameters as given, loss, measurement and recipe."""
+        ...
+
+
+@runtime_checkable
+class HasPredictions(Protocol):
+    """Offers class probabilities."""
+
+    def probabilities(self, fitted: Any, examples: Examples) -> np.ndarray:
+        """``float64["example class"]``, columns in the order of the label values 0, 1, …"""
+        ...
+
+
+@runtime_checkable
+class HasEmbeddings(Protocol):
+    """Offers one vector per example."""
+
+    def embed(self, fitted: Any, examples: Examples) -> np.ndarray:
+        """``float32["example feature"]`` What the last layer reads; the input itself for a linear model."""
+        ...
+
+
+@runtime_checkable
+class HasCheckpoints(Protocol):
+    """Keeps states from along the training."""
+
+    def checkpoints(self, fitted: Any) -> Iterator[tuple[Any, float]]:
+        """Fitted models along the training, each with the sum of learning rates since the one before."""
+        ...
+
+
+@runtime_checkable
+class HasState(Protocol):
+    """Can write a fitted model as arrays, so that a run folder can keep it."""
+
+    def dump(self, fitted: Any) -> Mapping[str, np.ndarray]:
+        """The fitted model as arrays."""
+        ...
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> Any:
+        """The inverse of :meth:`dump`."""
+        ...
+
+
+@runtime_checkable
+class HasGradients(Protocol):
+    """Offers per-example gradients, factored or not; see ``collect/gradients.py`` for what can be asked of them."""
+
+    def gradients(self, fitted: Any) -> Any:
+        """The gradient engine at this model: a ``collect.gradients.Gradients``."""
+        ...
+
+
+@runtime_checkable
+class HasCurvature(Protocol):
+    """Offers the exact curvature of the training objective, for models small enough to hold it."""
+
+    def hessian(self, fitted: Any, examples: Examples, weights: np.ndarray | None = None) -> np.ndarray:
+        """``float64["param param"]`` Of the *summed* weighted training loss plus its regularisation.
+
+        The Gauss-Newton matrix for networks (positive semi-definite), the exact Hessian for linear models.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A learner, the examples it learned from, and the queries asked about.
+
+    Args:
+        learner: Trains and measures; see ``sy.learners``.
+        train: Training examples: ``Examples``, or anything that ``sy.data.read`` takes.
+        query: Queries, likewise.
+        seed: Seed of the model that is explained, where it is trained here.
+
+    Raises:
+        DataError: If there are no training examples or no queries, or they have different columns.
+
+    Example:
+        >>> import numpy as np, steelyard as sy
+        >>> from sklearn.linear_model import Ridge
+        >>> x, y = np.eye(3), np.array([1.0, 2.0, 3.0])
+        >>> sy.Problem(sy.learners.Sklearn(Ridge()), train=(x, y), query=(x[:1], y[:1])).train
+        Examples(3 from arrays, inputs=['input'], label='label', columns=['input', 'label'], checksum=...)
+    """
+
+    learner: Learner
+    train: Examples
+    query: Examples
+    seed: int = 0
+
+    def __init__(self, learner: Learner, train: Any, query: Any, *, seed: int = 0) -> None:
+        """Read the data if it is not ``Examples`` yet, and check that both sides fit together."""
+        object.__setattr__(self, "learner", learner)
+        object.__setattr__(self, "train", read(train))
+        object.__setattr__(self, "query", read(query))
+        object.__setattr__(self, "seed", seed)
+        for role, examples in (("training", self.train), ("query", self.query)):
+            if len(examples) == 0:
+                raise DataError(f"{examples.source}: there are no {role} examples.", fix="give at least one.")
+        if self.train.inputs != self.query.inputs:
+            raise DataError(
+                f"training examples ({self.train.source}) have inputs {list(self.train.inputs)}, queries "
+                f"({self.query.source}) have {list(self.query.inputs)}.",
+                fix="name the same columns for both.",
+            )
+
+    def checksums(self) -> dict[str, str]:
+        """Checksums of training examples, queries and learner."""
+        return {
+            "train": self.train.checksum,
+            "query": self.query.checksum,
+            "learner": self.learner.fingerprint(),
+        }
+
+
+_Capability = TypeVar("_Capability")
+
+_PHRASES = {
+    "HasPredictions": "class probabilities",
+    "HasEmbeddings": "embeddings",
+    "HasCheckpoints": "training checkpoints",
+    "HasState": "a state that can be saved",
+    "HasGradients": "per-example gradients",
+    "HasCurvature": "exact curvature",
+}
+
+
+def require(learner: Learner, capability: type[_Capability], *, method: str, instead: str) -> _Capability:
+    """The learner, known to offer the capability.
+
+    Args:
+        learner: The learner to ask.
+        capability: One of the ``Has…`` protocols of this module.
+        method: Who asks, for the error.
+        instead: Methods that work without it, for the error.
+
+    Raises:
+        CapabilityError: If the learner does not offer it.
+    """
+    if isinstance(learner, capability):
+        return learner
+    raise CapabilityError(
+        f"{method} needs {_PHRASES[capability.__name__]}, which {type(learner).__name__} does not offer.",
+        fix=f"use {instead}.",
+    )

@@ -1,0 +1,56 @@
+"""The k highest and k lowest rows of every column of a matrix that is seen block by block."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """Rows with the highest or the lowest values of each column.
+
+    Attributes:
+        rows: ``int64[" k query"]`` Row positions, best first; ties go to the earlier row.
+        values: ``float[" k query"]`` Their values.
+    """
+
+    rows: np.ndarray
+    values: np.ndarray
+
+
+def extremes(blocks: Iterable[tuple[int, np.ndarray]], k: int, *, highest: bool) -> Extremes:
+    """The k extreme rows per column, holding one block and k rows at a time.
+
+    Cost: O(rows · columns) comparisons plus a partial sort per block; memory O((block + k) · columns).
+
+    Args:
+        blocks: Pairs of the first row's position and ``float[" row query"]`` values, in row order.
+        k: How many rows to keep per column; fewer come back if there are fewer rows.
+        highest: Whether to keep the highest (True) or the lowest values.
+    """
+    rows = values = None
+    for start, block in blocks:
+        block = np.asarray(block)
+        index = np.broadcast_to(np.arange(start, start + len(block))[:, None], block.shape)
+        if values is not None and rows is not None:
+            block, index = np.concatenate([values, block]), np.concatenate([rows, index])
+        if len(block) > 4 * k:
+            block, index = _thin(block, index, k, highest)
+        rows, values = _keep(block, index, k, highest)
+    if rows is None or values is None:
+        return Extremes(np.zeros((0, 0), dtype=np.int64), np.zeros((0, 0)))
+    return Extremes(rows, values)
+
+
+def _thin(block: np.ndarray, index: np.ndarray, k: int, highest: bool) -> tuple[np.ndarray, np.ndarray]:
+    # A partial sort leaves ties in any order, so every row that ties with the k-th is kept for the exact sort.
+    kth = np.partition(-block if highest else block, k - 1, axis=0)[k - 1]
+    wanted = (-block if highest else block) <= kth
+    rows = np.flatnonzero(wanted.any(axis=1))
+    return block[rows], index[rows]
+
+
+def _keep(block: np.ndarray, index: np.ndarray, k: int, highest: bool) -> tuple[np.ndarray, np.ndarray]:
+    order = np.lexsort((index, -block if highest else block), axis=0)[:k]
+    return np.take_along_axis(index, order, axis=0), np.take_along_axis(block, order, axis=0)
