@@ -11,7 +11,7 @@ import numpy as np
 
 from steelyard.errors import DataError, NumericsError, ShapeError
 from steelyard.records.provenance import Provenance
-from steelyard.records.top import extremes
+from steelyard.records.top import extremes, top_frame
 
 if TYPE_CHECKING:
     import polars as pl
@@ -130,29 +130,12 @@ class Scores:
             Columns ``query_id``, ``side`` (``"proponent"``: helps most, ``"opponent"``: harms most), ``rank``
             (1 is strongest), ``train_id``, ``score``.
         """
-        import polars as pl
-
         k = min(k, len(self.train_ids))
-        frames: list[pl.DataFrame] = []
-        for side in ("proponent", "opponent"):
-            found = extremes(self.blocks(), k, highest=side == "proponent")
-            frames.append(
-                pl.DataFrame(
-                    {
-                        "query_id": np.repeat(self.query_ids, k),
-                        "side": [side] * (k * len(self.query_ids)),
-                        "rank": np.tile(np.arange(1, k + 1), len(self.query_ids)),
-                        "train_id": self.train_ids[found.rows.T.ravel()],
-                        "score": found.values.T.ravel(),
-                    }
-                )
-            )
-        order = pl.DataFrame({"query_id": self.query_ids, "_order": np.arange(len(self.query_ids))})
-        return (
-            pl.concat(frames)
-            .join(order, on="query_id", maintain_order="left")
-            .sort("_order", "side", "rank", descending=[False, True, False])
-            .drop("_order")
+        return top_frame(
+            self.train_ids,
+            self.query_ids,
+            proponents=extremes(self.blocks(), k, highest=True),
+            opponents=extremes(self.blocks(), k, highest=False),
         )
 
     def check_finite(self) -> "Scores":
@@ -199,7 +182,9 @@ class Scores:
         """
         path = Path(path)
         if not (path / "scores.json").exists():
-            raise DataError(f"{path}: no scores here (scores.json is missing).", fix="give a folder of Scores.save.")
+            raise DataError(
+                f"{path}: no scores here (scores.json is missing).", fix="give a folder of Scores.save."
+            )
         head = json.loads((path / "scores.json").read_text(encoding="utf-8"))
         if head["format"] > _FORMAT:
             raise DataError(

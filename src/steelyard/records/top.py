@@ -2,8 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,45 @@ def extremes(blocks: Iterable[tuple[int, np.ndarray]], k: int, *, highest: bool)
     if rows is None or values is None:
         return Extremes(np.zeros((0, 0), dtype=np.int64), np.zeros((0, 0)))
     return Extremes(rows, values)
+
+
+def merge(first: Extremes, second: Extremes, k: int, *, highest: bool) -> Extremes:
+    """The k extreme rows per column among those of two disjoint sets of rows."""
+    rows = np.concatenate([first.rows, second.rows])
+    return Extremes(*_keep(np.concatenate([first.values, second.values]), rows, k, highest))
+
+
+def top_frame(
+    train_ids: np.ndarray, query_ids: np.ndarray, *, proponents: Extremes, opponents: Extremes
+) -> "pl.DataFrame":
+    """Proponents and opponents as a table: query by query, proponents first, strongest first.
+
+    Returns:
+        Columns ``query_id``, ``side``, ``rank`` (1 is strongest), ``train_id``, ``score``.
+    """
+    import polars as pl
+
+    frames: list[pl.DataFrame] = []
+    for side, found in (("proponent", proponents), ("opponent", opponents)):
+        k = len(found.rows)
+        frames.append(
+            pl.DataFrame(
+                {
+                    "query_id": np.repeat(query_ids, k),
+                    "side": [side] * (k * len(query_ids)),
+                    "rank": np.tile(np.arange(1, k + 1), len(query_ids)),
+                    "train_id": train_ids[found.rows.T.ravel()],
+                    "score": found.values.T.ravel(),
+                }
+            )
+        )
+    order = pl.DataFrame({"query_id": query_ids, "_order": np.arange(len(query_ids))})
+    return (
+        pl.concat(frames)
+        .join(order, on="query_id", maintain_order="left")
+        .sort("_order", "side", "rank", descending=[False, True, False])
+        .drop("_order")
+    )
 
 
 def _thin(block: np.ndarray, index: np.ndarray, k: int, highest: bool) -> tuple[np.ndarray, np.ndarray]:
