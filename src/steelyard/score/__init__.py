@@ -1,1 +1,112 @@
-"""Placeholder until this folder is described."""
+"""Stage 2: methods, which turn signals into scores; one file per family, the paper in its first line.
+
+A method is a frozen dataclass: its fields are its settings, its ``repr`` is its provenance, calling it with a
+problem gives ``Scores``. Everything that all methods share is in ``driver.py``. Nothing in here plans, verifies,
+reports, reads data or imports torch; expensive passes over the model live in ``collect/``.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from steelyard.errors import SettingError
+from steelyard.score.settings import did_you_mean, parse_settings
+
+if TYPE_CHECKING:
+    from steelyard.score.baselines import BM25 as BM25
+    from steelyard.score.baselines import TFIDF as TFIDF
+    from steelyard.score.baselines import ClassSimilarity as ClassSimilarity
+    from steelyard.score.baselines import EmbeddingCosine as EmbeddingCosine
+    from steelyard.score.baselines import Loss as Loss
+    from steelyard.score.baselines import Random as Random
+    from steelyard.score.driver import Method, MethodCard
+    from steelyard.score.gradient_products import GradCos as GradCos
+    from steelyard.score.gradient_products import GradDot as GradDot
+    from steelyard.score.gradient_products import TracIn as TracIn
+    from steelyard.score.influence import EKFAC as EKFAC
+    from steelyard.score.influence import KFAC as KFAC
+    from steelyard.score.influence import GaussNewton as GaussNewton
+    from steelyard.score.knn_shapley import KNNShapley as KNNShapley
+    from steelyard.score.leave_one_out import LeaveOneOut as LeaveOneOut
+    from steelyard.score.self_influence import SelfInfluence as SelfInfluence
+    from steelyard.score.trak import TRAK as TRAK
+
+METHODS: Mapping[str, str] = {
+    "random": "steelyard.score.baselines:Random",
+    "loss": "steelyard.score.baselines:Loss",
+    "class_similarity": "steelyard.score.baselines:ClassSimilarity",
+    "embedding_cosine": "steelyard.score.baselines:EmbeddingCosine",
+    "bm25": "steelyard.score.baselines:BM25",
+    "tfidf": "steelyard.score.baselines:TFIDF",
+    "leave_one_out": "steelyard.score.leave_one_out:LeaveOneOut",
+    "grad_dot": "steelyard.score.gradient_products:GradDot",
+    "grad_cos": "steelyard.score.gradient_products:GradCos",
+    "tracin": "steelyard.score.gradient_products:TracIn",
+    "gauss_newton": "steelyard.score.influence:GaussNewton",
+    "kfac": "steelyard.score.influence:KFAC",
+    "ekfac": "steelyard.score.influence:EKFAC",
+    "trak": "steelyard.score.trak:TRAK",
+    "self_influence": "steelyard.score.self_influence:SelfInfluence",
+    "knn_shapley": "steelyard.score.knn_shapley:KNNShapley",
+}
+"""Name on the command line to ``module:Class``."""
+
+_CLASSES = {path.partition(":")[2]: path for path in METHODS.values()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _CLASSES:
+        raise AttributeError(
+            f"module 'steelyard.score' has no attribute {name!r}{did_you_mean(name, _CLASSES)}"
+        )
+    module, _, attribute = _CLASSES[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*_CLASSES, "METHODS", "by_name", "method_class"])
+
+
+def method_class(name: str) -> "type[Method]":
+    """The class of a method by its name on the command line; only its own module is imported.
+
+    Raises:
+        SettingError: If there is no such method; the error names the closest and all others.
+
+    Example:
+        >>> method_class("random").__name__
+        'Random'
+    """
+    if name not in METHODS:
+        raise SettingError(
+            f"There is no method {name!r}{did_you_mean(name, METHODS)}",
+            fix=f"choose one of {', '.join(METHODS)}; `steelyard methods` describes them.",
+        )
+    return __getattr__(METHODS[name].partition(":")[2])
+
+
+def card(name: str) -> "MethodCard":
+    """What a method needs, costs and is good for.
+
+    Raises:
+        SettingError: If there is no such method.
+    """
+    return method_class(name).card
+
+
+def by_name(name: str, settings: Mapping[str, str] | None = None) -> "Method":
+    """A method from its name and settings as text, as the command line has them.
+
+    Args:
+        name: A key of ``METHODS``.
+        settings: Field to text: ``{"damping": "0.1"}``. Fields that are not named keep their defaults.
+
+    Raises:
+        SettingError: If the name, a field or a value is wrong; the error says what would be right.
+
+    Example:
+        >>> by_name("random", {"seed": "3"})
+        Random(seed=3)
+    """
+    kind = method_class(name)
+    return kind(**parse_settings(kind, settings or {}, owner=name))

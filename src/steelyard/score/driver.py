@@ -245,17 +245,15 @@ def best_of(method: PairMethod, problem: Problem, k: int, run: Run | None = None
     run = run or in_memory()
     begin(method, problem, run)
     work = _Work(method, problem, run)
-    high: Extremes | None = None
-    low: Extremes | None = None
+    nothing = (0, len(problem.query))
+    high = low = Extremes(np.zeros(nothing, dtype=np.int64), np.zeros(nothing, dtype=np.float32))
     with run.progress(type(method).__name__, len(problem.train)) as progress:
         for rows in work.bounds():
             kept = run.keep(f"{work.key}/best-{k}-{rows.start:010d}", functools.partial(work.best, rows, k))
             top, bottom = (Extremes(kept[f"{end}_rows"], kept[f"{end}_values"]) for end in ("high", "low"))
-            high = top if high is None else merge(high, top, k, highest=True)
-            low = bottom if low is None else merge(low, bottom, k, highest=False)
+            high, low = merge(high, top, k, highest=True), merge(low, bottom, k, highest=False)
             progress.advance(rows.stop - rows.start)
-    empty = Extremes(np.zeros((0, len(problem.query)), dtype=np.int64), np.zeros((0, len(problem.query))))
-    return top_frame(problem.train.ids, problem.query.ids, proponents=high or empty, opponents=low or empty)
+    return top_frame(problem.train.ids, problem.query.ids, proponents=high, opponents=low)
 
 
 def make_scores(  # noqa: PLR0913 - one argument per fact that a record needs beyond method and problem
@@ -361,8 +359,8 @@ class _Work:
             i, j = bad[0]
             example, query = self._problem.train.ids[rows.start + i], self._problem.query.ids[j]
             raise NumericsError(
-                f"{self._method!r}: the score of training example {str(example)!r} for query {str(query)!r} is "
-                f"{values[i, j]}.",
+                f"{self._method!r}: the score of training example {str(example)!r} for query {str(query)!r} "
+                f"is {values[i, j]}.",
                 fix="look at this example and query for extreme values, raise the damping, or use float64.",
             )
         block = [(rows.start, values)]
