@@ -7,7 +7,7 @@
     proof = sy.verify.by_retraining(problem, plan)
     sy.report.html(scores, plan, proof, path="report.html")
 
-Everything is loaded when it is first used: importing this package loads no framework and no module of its own.
+Everything is loaded when it is first used; importing this package loads no framework.
 """
 
 import importlib

@@ -1,8 +1,8 @@
 """Stage 2: methods, which turn signals into scores; one file per family, the paper in its first line.
 
 A method is a frozen dataclass: its fields are its settings, its ``repr`` is its provenance, calling it with a
-problem gives ``Scores``. Everything that all methods share is in ``driver.py``. Nothing in here plans, verifies,
-reports, reads data or imports torch; expensive passes over the model live in ``collect/``.
+problem gives ``Scores``. Everything that all methods share is in ``driver.py``. Nothing in here plans,
+verifies, reports, reads data or imports torch; expensive passes over the model live in ``collect/``.
 """
 
 import importlib

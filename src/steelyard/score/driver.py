@@ -161,11 +161,11 @@ def score_pairs(
     with run.progress(type(method).__name__, shape[0] * len(blocks)) as progress:
         for columns in blocks:
             work = _Work(method, _with_queries(problem, columns), run)
-            for rows, part in work.shards(shard):
+            for rows, part, kept in work.shards(shard):
                 if values is None:
                     values = run.matrix(f"{work.key}/values", shape, part.dtype)
                 values[rows, columns] = part
-                progress.advance(rows.stop - rows.start)
+                progress.advance(len(part), kept=kept)
             resolved |= work.resolved()
     return make_scores(
         method,
@@ -204,9 +204,9 @@ def score_examples(
     work = _Work(method, problem, run, columns=1)
     parts: list[np.ndarray] = []
     with run.progress(type(method).__name__, len(problem.train)) as progress:
-        for rows, part in work.shards():
+        for _, part, kept in work.shards():
             parts.append(part)
-            progress.advance(rows.stop - rows.start)
+            progress.advance(len(part), kept=kept)
     return make_scores(
         method,
         problem,
@@ -249,10 +249,12 @@ def best_of(method: PairMethod, problem: Problem, k: int, run: Run | None = None
     high = low = Extremes(np.zeros(nothing, dtype=np.int64), np.zeros(nothing, dtype=np.float32))
     with run.progress(type(method).__name__, len(problem.train)) as progress:
         for rows in work.bounds():
-            kept = run.keep(f"{work.key}/best-{k}-{rows.start:010d}", functools.partial(work.best, rows, k))
-            top, bottom = (Extremes(kept[f"{end}_rows"], kept[f"{end}_values"]) for end in ("high", "low"))
+            key = f"{work.key}/best-{k}-{rows.start:010d}"
+            kept = run.has(key)
+            ends = run.keep(key, functools.partial(work.best, rows, k))
+            top, bottom = (Extremes(ends[f"{end}_rows"], ends[f"{end}_values"]) for end in ("high", "low"))
             high, low = merge(high, top, k, highest=True), merge(low, bottom, k, highest=False)
-            progress.advance(rows.stop - rows.start)
+            progress.advance(rows.stop - rows.start, kept=kept)
     return top_frame(problem.train.ids, problem.query.ids, proponents=high, opponents=low)
 
 
@@ -345,11 +347,12 @@ class _Work:
                 size = min(size, max(_KEPT_ROWS, -(-total // _KEPT_SHARDS)))
         return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
-    def shards(self, size: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
-        """Every slice of rows with its ``float["row column"]`` scores, computed or read again."""
+    def shards(self, size: int | None = None) -> Iterator[tuple[slice, np.ndarray, bool]]:
+        """Every slice of rows, its ``float["row column"]`` scores, and whether they had been kept."""
         for rows in self.bounds(size):
             key = f"{self.key}/shard-{rows.start:010d}-{rows.stop:010d}"
-            yield rows, self._run.keep(key, functools.partial(self._shard, rows))["values"]
+            kept = self._run.has(key)
+            yield rows, self._run.keep(key, functools.partial(self._shard, rows))["values"], kept
 
     def best(self, rows: slice, k: int) -> dict[str, np.ndarray]:
         """Both ends of one shard, with row positions in the whole training set."""
