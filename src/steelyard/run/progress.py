@@ -8,9 +8,9 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Show = Literal["auto", "quiet", "json"]
 
@@ -38,6 +38,7 @@ class Position:
     seconds_left: float | None
 
 
+@runtime_checkable
 class Display(Protocol):
     """Where progress and messages are shown."""
 
@@ -75,9 +76,13 @@ class Progress:
         total: Units in all.
         unit: What is counted.
         shown: Where it is shown.
+        watch: Called at every step, for instance to look at the memory in use.
     """
 
-    def __init__(self, what: str, total: int, *, unit: str, shown: Display) -> None:
+    def __init__(
+        self, what: str, total: int, *, unit: str, shown: Display, watch: Callable[[], None] | None = None
+    ) -> None:
+        self._watch = watch
         self._what, self._total, self._unit, self._shown = what, total, unit, shown
         self._guard = threading.Lock()
         self._done = self._fresh = 0
@@ -112,6 +117,8 @@ class Progress:
                 self._told = now
         if due:
             self._shown.update(self._number, self.position)
+        if self._watch is not None:
+            self._watch()
 
     def close(self) -> None:
         """Show the last position and take the bar away."""

@@ -1,0 +1,249 @@
+"""Run: where work is kept so that nothing is computed twice, how far it is, and what it costs."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steelyard.errors import RunError
+from steelyard.records import Cost
+from steelyard.records.provenance import versions
+from steelyard.run import store
+from steelyard.run.cost import Meter
+from steelyard.run.files import explained, free_bytes, size_of, write_json
+from steelyard.run.manifest import Manifest, Status, now, write_manifest
+from steelyard.run.progress import Display, Progress, Silence
+
+_SAVE_SECONDS = 1.0
+
+
+class Run:
+    """A piece of work under way, as :func:`open_run` and :func:`in_memory` give it.
+
+    Callers keep every expensive result under a key of their own; a key says everything that the result
+    depends on beyond the request of the run. Calls from several threads are safe for different keys.
+
+    Attributes:
+        folder: Where the work is kept, ``NAME.part`` until the run is finished; None in memory.
+        finished: Whether it was finished before it was opened: what is kept can be read, nothing is written.
+    """
+
+    def __init__(
+        self, *, meter: Meter, shown: Display, folder: Path | None = None, manifest: Manifest | None = None
+    ):
+        self.folder = folder
+        self.finished = manifest is not None and manifest.status == "finished"
+        self._meter = meter
+        self._shown = shown
+        self._manifest = manifest or Manifest(request={})
+        self._predicted: Cost | None = None
+        self._matrices: list[np.memmap] = []
+        self._saved = time.monotonic()
+
+    def __repr__(self) -> str:
+        return f"Run({'in memory' if self.folder is None else str(self.folder)!r}, cost: {self.cost})"
+
+    @property
+    def manifest(self) -> Manifest:
+        """The request, the sessions and the versions of this run; notes and cost as of the last save."""
+        return self._manifest
+
+    def has(self, key: str) -> bool:
+        """Whether something is kept under the key; never in memory."""
+        return self.folder is not None and store.kept_path(self.folder, key).exists()
+
+    def keep(self, key: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+        """The arrays kept under the key, computed and kept first if there are none.
+
+        What comes back is the same, bit by bit and in its memory layout, whether it was computed now or read,
+        so that a resumed run and an uninterrupted one go on alike. A file that the disk has damaged is
+        computed again, with a note. In memory, and for what a finished run lacks, it is only computed.
+
+        Cost: that of ``compute`` once in the life of the run; then one read, with arrays from 32 MiB on
+            mapped.
+
+        Args:
+            key: Parts of letters, digits, ``.``, ``_`` and ``-``, joined by ``/``:
+                ``"score/EKFAC-1a2b/shard-003"``.
+            compute: Gives the arrays: numbers, booleans or fixed-width text.
+
+        Returns:
+            Arrays in C order by the names that ``compute`` gave. Writing to them does not reach the folder.
+
+        Raises:
+            SettingError: If the key has other characters.
+            RunError: If the disk is full or the folder may not be written; everything kept before is intact.
+        """
+        if self.folder is None:
+            return _in_order(compute())
+        found = store.read_arrays(self.folder, key)
+        if isinstance(found, store.Damaged):
+            self.note(
+                f"what was kept as {key} was damaged on the disk and was computed again: {found.reason}"
+            )
+        elif found is not None:
+            return found
+        arrays = _in_order(compute())
+        if not self.finished:
+            self._meter.spend(disk_bytes=store.write_arrays(self.folder, key, arrays))
+            # Often enough that a kill loses a second of the account, seldom enough to cost nothing beside
+            # small results.
+            if time.monotonic() - self._saved >= _SAVE_SECONDS:
+                self.save()
+        return arrays
+
+    def matrix(
+        self, key: str, shape: tuple[int, int], dtype: np.dtype | type | str = np.float32
+    ) -> np.ndarray:
+        """A matrix of zeros to fill; ``KEY.npy`` in the run folder, memory-mapped, from 32 MiB on.
+
+        It is a place to put together what is kept, not a thing that is kept: after a kill it begins with
+        zeros again.
+
+        Args:
+            key: As for :meth:`keep`.
+            shape: Rows and columns.
+            dtype: Type of its numbers.
+
+        Raises:
+            RunError: If the disk cannot hold it.
+        """
+        number = np.dtype(dtype)
+        large = shape[0] * shape[1] * number.itemsize >= store.MAPPED_BYTES
+        if self.folder is None or not large:
+            return np.zeros(shape, number)
+        if self.finished:
+            return store.old_matrix(self.folder, key, shape, number)
+        matrix = store.new_matrix(self.folder, key, shape, number)
+        self._matrices.append(matrix)
+        self._meter.spend(disk_bytes=matrix.nbytes)
+        return matrix
+
+    def path(self, *names: str) -> Path:
+        """Where a result of that name belongs in the run folder; the folder above it exists afterwards.
+
+        Until the run is finished this lies in ``NAME.part``: hand out no absolute path from it.
+
+        Args:
+            *names: Parts of the path, such as ``"scores", "EKFAC"``; the same characters as in keys.
+
+        Raises:
+            SettingError: If a name has other characters or belongs to the run folder itself.
+            RunError: If the run is in memory.
+        """
+        folder = self._on_disk("/".join(names))
+        path = store.result_path(folder, "/".join(names))
+        if not self.finished:
+            with explained(folder):
+                path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def save_json(self, name: str, value: Any) -> Path:
+        """Write a JSON file into the run folder atomically; its path comes back.
+
+        Raises:
+            RunError: If the run is in memory, the disk is full, or the folder may not be written.
+        """
+        path = self.path(name)
+        self._meter.spend(disk_bytes=write_json(self._on_disk(name), path, value))
+        return path
+
+    @contextmanager
+    def progress(self, what: str, total: int, *, unit: str = "examples") -> Iterator[Progress]:
+        """Show a piece of work while it goes on; call ``advance`` on what comes back.
+
+        Args:
+            what: The work, in a few words.
+            total: Units in all.
+            unit: What is counted, in the plural.
+        """
+        bar = Progress(what, total, unit=unit, shown=self._shown, watch=self._meter.sample)
+        try:
+            yield bar
+        finally:
+            bar.close()
+
+    def spend(self, *, gradients: float | int = 0, fits: int = 0) -> None:
+        """Count gradient-equivalents and fits as spent; call it inside ``compute``."""
+        self._meter.spend(gradients=gradients, fits=fits)
+
+    def predict(self, cost: Cost) -> None:
+        """Tell, before the work, what it is expected to take; several predictions add up.
+
+        A disk that is too small for it becomes a note.
+        """
+        self._predicted = cost if self._predicted is None else self._predicted + cost
+        self._shown.say("predicted", f"predicted: {cost}", asdict(cost))
+        if self.folder is not None and cost.disk_bytes > (free := free_bytes(self.folder)):
+            self.note(
+                f"about {cost.disk_bytes / 2**20:,.0f} MiB will be written, but only {free / 2**20:,.0f} MiB "
+                f"are free at {self.folder}"
+            )
+
+    def note(self, text: str) -> None:
+        """Record what was done less or differently than asked; once, however often it is said."""
+        if text not in self._manifest.notes:
+            self._manifest = replace(self._manifest, notes=(*self._manifest.notes, text))
+            self._shown.say("note", f"note: {text}", {"text": text})
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Every note so far, those of earlier sessions included."""
+        return self._manifest.notes
+
+    @property
+    def predicted(self) -> Cost | None:
+        """What the work was predicted to take, if it was."""
+        return self._predicted or self._manifest.predicted
+
+    @property
+    def cost(self) -> Cost:
+        """What was spent so far, earlier sessions included; all that it took, if it was finished before."""
+        return self._manifest.cost if self.finished else self._meter.read()
+
+    def save(self, status: Status = "running") -> None:
+        """Write the manifest now; it happens by itself about every second.
+
+        Notes, versions, prediction and cost go into it.
+
+        Args:
+            status: What the manifest shall say about the run.
+
+        Raises:
+            RunError: If the run is in memory, the disk is full, or the folder may not be written.
+        """
+        folder = self._on_disk("the manifest")
+        for matrix in self._matrices if status == "finished" else ():
+            matrix.flush()
+        cost = self.cost
+        self._manifest = replace(
+            self._manifest.with_versions(versions()),
+            status=status,
+            finished=now() if status == "finished" else None,
+            predicted=self.predicted,
+            cost=cost if status == "running" else replace(cost, disk_bytes=size_of(folder)),
+        )
+        write_manifest(folder, self._manifest)
+        self._saved = time.monotonic()
+
+    def _on_disk(self, what: str) -> Path:
+        if self.folder is None:
+            raise RunError(
+                f"{what}: a run in memory has no folder.",
+                fix="open a run with steelyard.run.open_run(path, request).",
+            )
+        return self.folder
+
+
+def in_memory() -> Run:
+    """A run that keeps nothing and shows nothing: the default where a function is called without one."""
+    return Run(meter=Meter(), shown=Silence())
+
+
+def _in_order(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    # Sums over a transposed array round differently from those over its copy that was read from the disk.
+    return {name: np.asarray(array, order="C") for name, array in arrays.items()}
