@@ -87,6 +87,25 @@ class Examples:
             )
         return np.asarray(self.column(self.label)[:])
 
+    def weights(self) -> np.ndarray:
+        """``float64[" example"]`` The column ``weight`` if there is one, else ones.
+
+        The weight multiplies the example's training loss. A column that the model reads as an input is not it.
+
+        Raises:
+            DataError: If a weight is negative or not finite; names the example.
+        """
+        if "weight" not in self.columns or "weight" in self.inputs:
+            return np.ones(len(self))
+        weights = np.asarray(self.columns["weight"][:], dtype=np.float64)
+        bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+        if len(bad):
+            raise DataError(
+                f"{self.source}: example {str(self.ids[bad[0]])!r} has weight {weights[bad[0]]}.",
+                fix="weights are finite and not negative; 0 leaves an example out.",
+            )
+        return weights
+
     def input(self) -> Column:
         """The single input column.
 

@@ -1,0 +1,222 @@
+"""Per-example gradients of one block of parameters, kept as factors until somebody asks for the full matrix.
+
+Three forms share one vocabulary (``full``, ``dot``, ``project``, …):
+
+* :class:`Outer`: ``G_i = sum_t g_it a_it^T`` (linear layers and convolutions).
+* :class:`Lookup`: the same with one-hot inputs, kept as indices (embeddings).
+* :class:`Rows`: no structure, one row per example (norm layers, fallbacks, tied weights).
+
+Which way of a dot product is cheaper is decided by :func:`ghost_is_cheaper`, a count of multiplications.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_CHUNK_ELEMENTS = 2**24  # of any one temporary: 64 MiB in float32
+
+
+@dataclass(frozen=True, eq=False)
+class Outer:
+    """``G_i = sum_t g_it a_it^T``.
+
+    Attributes:
+        inputs: Layer inputs; the last column is ones where the layer has a bias.
+        grads: Gradients with respect to the layer's outputs.
+    """
+
+    inputs: Float[Tensor, "example position in"]
+    grads: Float[Tensor, "example position out"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the gradient matrix."""
+        return self.grads.shape[2], self.inputs.shape[2]
+
+    def __len__(self) -> int:
+        return len(self.grads)
+
+    def full(self) -> Float[Tensor, "example out in"]:
+        """The gradient matrices themselves."""
+        if self.inputs.shape[1] == 1:
+            return self.grads[:, 0, :, None] * self.inputs[:, 0, None, :]
+        return self.grads.transpose(1, 2) @ self.inputs
+
+    def slice(self, start: int, stop: int) -> "Outer":
+        """The factors of a range of examples."""
+        return Outer(self.inputs[start:stop], self.grads[start:stop])
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """``G_i = sum_t onehot(index_it) g_it^T``: the gradient of an embedding, one row per vocabulary entry.
+
+    Attributes:
+        index: Row of each position; positions without gradient (padding) have a zero ``grads``.
+        grads: Gradients with respect to the looked-up vectors.
+        rows: Size of the vocabulary.
+    """
+
+    index: Int[Tensor, "example position"]
+    grads: Float[Tensor, "example position out"]
+    rows: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the gradient matrix."""
+        return self.rows, self.grads.shape[2]
+
+    def __len__(self) -> int:
+        return len(self.grads)
+
+    def full(self) -> Float[Tensor, "example row out"]:
+        """The gradient matrices themselves, mostly zeros."""
+        out = self.grads.new_zeros(len(self), self.rows, self.grads.shape[2])
+        index = self.index[:, :, None].expand_as(self.grads)
+        return out.scatter_add_(1, index, self.grads)
+
+    def slice(self, start: int, stop: int) -> "Lookup":
+        """The factors of a range of examples."""
+        return Lookup(self.index[start:stop], self.grads[start:stop], self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """One gradient row per example.
+
+    Attributes:
+        values: The gradients.
+    """
+
+    values: Float[Tensor, "example param"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """One row of all parameters, as a matrix shape."""
+        return 1, self.values.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def full(self) -> Float[Tensor, "example 1 param"]:
+        """The rows as matrices of one row."""
+        return self.values[:, None, :]
+
+    def slice(self, start: int, stop: int) -> "Rows":
+        """The rows of a range of examples."""
+        return Rows(self.values[start:stop])
+
+
+Factors = Outer | Lookup | Rows
+
+
+def flat(factors: Factors) -> Float[Tensor, "example param"]:
+    """Full gradients, one row per example, the gradient matrix in row-major order."""
+    return factors.full().flatten(1)
+
+
+def ghost_is_cheaper(first: Factors, second: Factors) -> bool:
+    """Whether a dot product from the factors takes fewer multiplications than one from full gradients.
+
+    From factors: B1 B2 T1 T2 (in + out). From full gradients: (B1 T1 + B2 T2 + B1 B2) in out, where forming the
+    second side once is charged to every call, which favours the factors slightly when there are many calls.
+    """
+    if isinstance(first, Rows) or isinstance(second, Rows):
+        return False
+    b1, t1, b2, t2 = len(first), first.grads.shape[1], len(second), second.grads.shape[1]
+    rows, columns = first.shape
+    width = columns if isinstance(first, Lookup) else rows + columns  # comparing indices is nearly free
+    ghost = b1 * b2 * t1 * t2 * (width + (4 if isinstance(first, Lookup) else 0))
+    full = (b1 * t1 + b2 * t2 + b1 * b2) * rows * columns
+    return ghost <= full
+
+
+def ghost_dot(first: Factors, second: Factors) -> Float[Tensor, "first second"]:
+    """Dot products of all pairs of gradients from their factors.
+
+    ``<G_i, G_j> = sum_{t,s} (a_it . a_js)(g_it . g_js)``. Cost: see :func:`ghost_is_cheaper`; temporaries are
+    cut to 64 MiB pieces.
+    """
+    if isinstance(first, Rows) or isinstance(second, Rows):
+        raise TypeError("rows have no factors; multiply them as matrices")
+    b2, t2 = second.grads.shape[:2]
+    t1 = first.grads.shape[1]
+    step = max(1, _CHUNK_ELEMENTS // max(1, t1 * b2 * t2))
+    pieces = [_ghost_piece(first.slice(i, i + step), second) for i in range(0, len(first), step)]
+    return torch.cat(pieces) if len(pieces) != 1 else pieces[0]
+
+
+def _ghost_piece(first: "Outer | Lookup", second: "Outer | Lookup") -> Tensor:
+    b1, t1 = first.grads.shape[:2]
+    b2, t2 = second.grads.shape[:2]
+    products = first.grads.flatten(0, 1) @ second.grads.flatten(0, 1).T
+    if isinstance(first, Lookup) and isinstance(second, Lookup):
+        same = first.index.reshape(-1, 1) == second.index.reshape(1, -1)
+        products = products.masked_fill_(~same, 0.0)
+    elif isinstance(first, Outer) and isinstance(second, Outer):
+        products = products.mul_(first.inputs.flatten(0, 1) @ second.inputs.flatten(0, 1).T)
+    else:
+        raise TypeError("gradients of different blocks have no dot product")
+    if t1 == t2 == 1:
+        return products
+    return products.view(b1, t1, b2, t2).sum(dim=(1, 3))
+
+
+def full_dot(factors: Factors, others: Float[Tensor, "second param"]) -> Float[Tensor, "first second"]:
+    """Dot products with full gradients that already exist; this side is formed in 64 MiB pieces."""
+    if isinstance(factors, Lookup):
+        return _lookup_dot(factors, others)
+    parameters = factors.shape[0] * factors.shape[1]
+    step = max(1, _CHUNK_ELEMENTS // max(1, parameters))
+    pieces = [flat(factors.slice(i, i + step)) @ others.T for i in range(0, len(factors), step)]
+    return torch.cat(pieces) if len(pieces) != 1 else pieces[0]
+
+
+def _lookup_dot(factors: Lookup, others: Tensor) -> Tensor:
+    # Gathers the rows that occur instead of forming a dense gradient that is mostly zeros.
+    table = others.view(len(others), *factors.shape)
+    out = factors.grads.new_zeros(len(factors), len(others))
+    positions, width = factors.grads.shape[1:]
+    step = max(1, _CHUNK_ELEMENTS // max(1, len(others) * positions * width))
+    for i in range(0, len(factors), step):
+        piece = factors.slice(i, i + step)
+        rows = table[:, piece.index.reshape(-1)].view(len(others), len(piece), positions, width)
+        out[i : i + step] = torch.einsum("btd,qbtd->bq", piece.grads, rows)
+    return out
+
+
+def squared_norms(factors: Factors) -> Float[Tensor, " example"]:
+    """Squared Euclidean norm of every gradient, from the factors where that is cheaper."""
+    if isinstance(factors, Rows):
+        return factors.values.square().sum(1)
+    positions, (rows, columns) = factors.grads.shape[1], factors.shape
+    if isinstance(factors, Outer) and positions == 1:
+        return factors.inputs[:, 0].square().sum(1) * factors.grads[:, 0].square().sum(1)
+    if isinstance(factors, Outer) and positions * (rows + columns) >= rows * columns:
+        return torch.cat([flat(part).square().sum(1) for part in _pieces(factors)])
+    gram = factors.grads @ factors.grads.transpose(1, 2)
+    if isinstance(factors, Lookup):
+        return gram.masked_fill(factors.index[:, :, None] != factors.index[:, None, :], 0.0).sum(dim=(1, 2))
+    return (gram * (factors.inputs @ factors.inputs.transpose(1, 2))).sum(dim=(1, 2))
+
+
+def _pieces(factors: Factors) -> list[Factors]:
+    step = max(1, _CHUNK_ELEMENTS // max(1, factors.shape[0] * factors.shape[1]))
+    return [factors.slice(i, i + step) for i in range(0, len(factors), step)]
+
+
+def join_positions(parts: list[Factors]) -> Factors:
+    """One block whose layer was called several times: its gradients add up, so positions are concatenated."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    if isinstance(first, Outer):
+        outers = [part for part in parts if isinstance(part, Outer)]
+        return Outer(torch.cat([p.inputs for p in outers], 1), torch.cat([p.grads for p in outers], 1))
+    if isinstance(first, Lookup):
+        lookups = [part for part in parts if isinstance(part, Lookup)]
+        return Lookup(torch.cat([p.index for p in lookups], 1), torch.cat([p.grads for p in lookups], 1), first.rows)
+    rows = [part for part in parts if isinstance(part, Rows)]
+    return Rows(torch.stack([p.values for p in rows]).sum(0))

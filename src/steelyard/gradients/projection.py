@@ -1,0 +1,128 @@
+"""Random projections: Rademacher matrices that depend on a seed and a name only, not on device or library.
+
+Source: Johnson & Lindenstrauss (1984); Achlioptas (2003), "Database-friendly random projections"; the two-sided
+form is that of Choe et al. (2024), "What is Your Data Worth to GPT? LLM-Scale Data Valuation with Influence
+Functions" (LoGra), with random in place of PCA initialisation.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steelyard.gradients.factors import Factors, Lookup, Outer, Rows, flat
+
+
+@dataclass(frozen=True)
+class Projection:
+    """How gradients are made short.
+
+    Attributes:
+        dimension: Numbers per example in all (dense), or per block at most (two-sided).
+        kind: ``"dense"``: one Rademacher matrix over all parameters, unbiased for dot products, costs
+            parameters times dimension multiplications per example. ``"two-sided"``: ``P_out^T G P_in`` per
+            block, formed from the factors, costs (in + out) times the square root of dimension.
+        seed: Which matrices.
+    """
+
+    dimension: int = 512
+    kind: Literal["dense", "two-sided"] = "dense"
+    seed: int = 0
+
+
+def rademacher(rows: int, columns: int, *, seed: int, name: str) -> Float[np.ndarray, "rows columns"]:
+    """Independent signs ±1, the same for the same seed and name on every machine.
+
+    Cost: one pseudo-random bit per entry (Philox counter generator keyed by the name).
+    """
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
+    bits = np.random.Philox(key=int.from_bytes(digest, "little"))
+    raw = bits.random_raw((rows * columns + 63) // 64)
+    signs = np.unpackbits(raw.view(np.uint8), bitorder="little")[: rows * columns]
+    return (signs.astype(np.float32) * 2.0 - 1.0).reshape(rows, columns)
+
+
+def sides(shape: tuple[int, int], dimension: int) -> tuple[int, int]:
+    """Kept rows and columns of a two-sided projection: near square, never more than the block has."""
+    rows, columns = shape
+    side = max(1, int(dimension**0.5))
+    kept_rows = min(rows, side)
+    kept_columns = min(columns, max(1, dimension // kept_rows))
+    return min(rows, max(1, dimension // kept_columns)), kept_columns
+
+
+@dataclass(frozen=True, eq=False)
+class BlockProjector:
+    """Projection matrices of one block, made once and applied to every batch.
+
+    Attributes:
+        left: ``[rows, kept_rows]`` or None where all rows are kept.
+        right: ``[columns, kept_columns]``, or ``[rows * columns, dimension]`` for a dense projection.
+        dense: Whether ``right`` acts on the flattened gradient.
+    """
+
+    left: Tensor | None
+    right: Tensor
+    dense: bool
+
+    @property
+    def width(self) -> int:
+        """Numbers per example."""
+        return self.right.shape[1] * (1 if self.dense or self.left is None else self.left.shape[1])
+
+    def __call__(self, factors: Factors) -> Float[Tensor, "example feature"]:
+        """Projected gradients."""
+        if self.dense or isinstance(factors, Rows):
+            return flat(factors) @ self.right
+        if isinstance(factors, Lookup):
+            inputs = _rows_of(self.left, factors)
+            return torch.bmm(inputs.transpose(1, 2), factors.grads @ self.right).flatten(1)
+        if self.left is None:
+            return torch.bmm(factors.grads.transpose(1, 2), factors.inputs @ self.right).flatten(1)
+        return _two_sided(factors, self.left, self.right)
+
+
+def _two_sided(factors: Outer, left: Tensor, right: Tensor) -> Tensor:
+    grads, inputs = factors.grads @ left, factors.inputs @ right
+    if grads.shape[1] == 1:
+        return (grads[:, 0, :, None] * inputs[:, 0, None, :]).flatten(1)
+    return torch.bmm(grads.transpose(1, 2), inputs).flatten(1)
+
+
+def _rows_of(left: Tensor | None, factors: Lookup) -> Tensor:
+    if left is None:
+        return torch.nn.functional.one_hot(factors.index, factors.rows).to(factors.grads.dtype)
+    return left[factors.index]
+
+
+def block_projector(projection: Projection, shape: tuple[int, int], *, name: str, like: Tensor) -> BlockProjector:
+    """The projector of one block.
+
+    Scaled so that dot products of projected gradients are unbiased estimates of dot products of gradients.
+
+    Args:
+        projection: What was asked for.
+        shape: Rows and columns of the block's gradient matrix.
+        name: Name of the block; decides the signs together with the seed.
+        like: A tensor of the device and number type to use.
+    """
+    rows, columns = shape
+
+    def signs(n: int, k: int, role: str) -> Tensor:
+        matrix = rademacher(n, k, seed=projection.seed, name=f"{name}/{role}") / np.sqrt(k)
+        return torch.from_numpy(matrix.astype(np.float32)).to(like)
+
+    if projection.kind == "dense":
+        return BlockProjector(None, signs(rows * columns, projection.dimension, "dense"), dense=True)
+    if rows == 1:
+        kept = min(columns, projection.dimension)
+        right = torch.eye(columns).to(like) if kept == columns else signs(columns, kept, "right")
+        return BlockProjector(None, right, dense=True)
+    kept_rows, kept_columns = sides(shape, projection.dimension)
+    left = None if kept_rows == rows else signs(rows, kept_rows, "left")
+    right = torch.eye(columns).to(like) if kept_columns == columns else signs(columns, kept_columns, "right")
+    return BlockProjector(left, right, dense=False)

@@ -1,0 +1,309 @@
+"""Taps: layer inputs and output gradients of every tapped layer, from one forward and one backward pass.
+
+Parameters are switched to ``requires_grad=False`` while a tap is on, so that the backward pass computes gradients
+of activations only; the weight gradients, a third of a training step, are what the factors replace. The caller's
+model is given back as it was: modes, flags and hooks.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from steelyard.gradients.factors import Factors, Lookup, Outer, Rows, join_positions
+
+# Layers whose own forward is known. A subclass with another forward is not tapped: it falls back.
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+_NORMS = tuple(
+    kind for kind in (nn.LayerNorm, getattr(nn, "RMSNorm", None), nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d) if kind
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A tapped layer and those of its parameters that get gradients.
+
+    Attributes:
+        name: Name of the module.
+        weight: Name of its weight parameter, or None if that is frozen.
+        bias: Name of its bias parameter, or None.
+    """
+
+    name: str
+    weight: str | None
+    bias: str | None
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that this block covers."""
+        return tuple(name for name in (self.weight, self.bias) if name)
+
+
+def tappable(model: nn.Module) -> list[Block]:
+    """Layers that can be tapped, in module order, with their trainable parameters.
+
+    A parameter that several modules share is left out here: its gradient is the sum over its uses and is
+    formed by the fallback.
+    """
+    uses: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+    blocks: list[Block] = []
+    for name, module in model.named_modules():
+        if not _is_known(module):
+            continue
+        found = {
+            key: parameter
+            for key, parameter in module._parameters.items()
+            if parameter is not None and parameter.requires_grad
+        }
+        if found and all(uses[id(parameter)] == 1 for parameter in found.values()):
+            prefix = f"{name}." if name else ""
+            weight = f"{prefix}weight" if "weight" in found else None
+            bias = f"{prefix}bias" if "bias" in found else None
+            blocks.append(Block(name, weight, bias))
+    return blocks
+
+
+def _is_known(module: nn.Module) -> bool:
+    forward = type(module).forward
+    if "weight" not in module._parameters:
+        return False
+    if isinstance(module, nn.Linear):
+        return forward is nn.Linear.forward
+    if isinstance(module, nn.Embedding):
+        return forward is nn.Embedding.forward and module.max_norm is None and not module.scale_grad_by_freq
+    if isinstance(module, _CONVOLUTIONS):
+        plain = forward in (nn.Conv1d.forward, nn.Conv2d.forward)
+        return plain and module.groups == 1 and module.padding_mode == "zeros"
+    if isinstance(module, _NORMS):
+        return forward in {kind.forward for kind in _NORMS}
+    return False
+
+
+@dataclass
+class _Call:
+    """One call of a tapped layer: its input, and its output's gradient once the backward pass ran."""
+
+    inputs: Tensor
+    grads: Tensor | None = None
+
+
+class _Anchor(torch.autograd.Function):
+    """Makes an output require a gradient without copying it, where nothing upstream does.
+
+    Marking the tensor as changed in place keeps later in-place operations (an in-place ReLU) legal, which a
+    leaf with ``requires_grad`` would forbid.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, anchor: Tensor) -> Tensor:
+        ctx.mark_dirty(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
+        return None, None
+
+
+class Recorder:
+    """Calls of the tapped layers seen during a forward pass; filled in by the backward pass.
+
+    One batch at a time: :meth:`begin`, forward, backward, :meth:`factors`.
+    """
+
+    def __init__(self, model: nn.Module, blocks: Sequence[Block], broadcast: Sequence[str]) -> None:
+        self.modules = dict(model.named_modules())
+        self.blocks = tuple(blocks)
+        self.broadcast = {name: _owner(self.modules, name) for name in broadcast}
+        self.calls: dict[str, list[_Call]] = {block.name: [] for block in blocks}
+        self.copies: dict[str, Tensor] = {}
+        self.examples = 0
+        self.listening = True
+
+    def begin(self, examples: int) -> None:
+        """Start a batch of that many examples and forget the one before."""
+        self.examples = examples
+        for calls in self.calls.values():
+            calls.clear()
+        for name, (owner, key, parameter) in self.broadcast.items():
+            copy = parameter.detach().expand(examples, *parameter.shape).requires_grad_()
+            self.copies[name] = copy
+            owner.__dict__[key] = copy
+
+    def factors(self) -> dict[str, Factors]:
+        """Factors per block after a backward pass; a layer called several times adds its positions up."""
+        found: dict[str, Factors] = {}
+        for block in self.blocks:
+            calls = [call for call in self.calls[block.name] if call.grads is not None]
+            if calls:
+                module = self.modules[block.name]
+                found[block.name] = join_positions([_factors(module, block, c, self.examples) for c in calls])
+        for name, copy in self.copies.items():
+            if copy.grad is not None:
+                found[name] = Rows(copy.grad.flatten(1))
+        return found
+
+    def forget(self) -> None:
+        """Drop the output gradients, so that another backward pass through the same graph can be recorded."""
+        for calls in self.calls.values():
+            for call in calls:
+                call.grads = None
+        for copy in self.copies.values():
+            copy.grad = None
+
+
+def _owner(modules: dict[str, nn.Module], name: str) -> tuple[nn.Module, str, nn.Parameter]:
+    prefix, _, key = name.rpartition(".")
+    parameter = modules[prefix]._parameters[key]
+    if parameter is None:
+        raise KeyError(name)
+    return modules[prefix], key, parameter
+
+
+@contextmanager
+def recording(model: nn.Module, blocks: Sequence[Block], broadcast: Sequence[str] = ()) -> Iterator[Recorder]:
+    """Record the calls of the given layers within the context; the model is left as found.
+
+    Args:
+        model: The model; it is in evaluation mode within the context.
+        blocks: Layers to tap.
+        broadcast: Parameters used by broadcasting over the batch (a learned position vector, a scale): each
+            is replaced by one copy per example, whose gradient is then per example. Whether that holds for a
+            given model is for the caller to check.
+    """
+    recorder = Recorder(model, blocks, broadcast)
+    anchor = torch.zeros((), requires_grad=True)
+    handles = [
+        recorder.modules[block.name].register_forward_hook(_hook(recorder, block.name, anchor)) for block in blocks
+    ]
+    frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    training = {module: module.training for module in model.modules()}
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        for owner, key, _ in recorder.broadcast.values():
+            del owner._parameters[key]
+        model.eval()
+        # The fused encoder skips its sub-modules, and with them the hooks.
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.enable_grad():
+            yield recorder
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for module, mode in training.items():
+            module.training = mode
+        for owner, key, parameter in recorder.broadcast.values():
+            owner.__dict__.pop(key, None)
+            owner._parameters[key] = parameter
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(recorder: Recorder, name: str, anchor: Tensor) -> Callable[..., Tensor]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not recorder.listening:
+            return output
+        index = inputs[0].detach()
+        if isinstance(module, nn.Embedding) and index.dim() == 1 and output.dim() == 2:
+            # Positions shared by the whole batch: one copy per example keeps their gradients apart.
+            index = index.expand(recorder.examples, -1)
+            output = output.expand(recorder.examples, -1, -1).contiguous()
+        elif isinstance(module, nn.Embedding) and index.shape[0] == 1 != recorder.examples:
+            index = index.expand(recorder.examples, *index.shape[1:])
+            output = output.expand(recorder.examples, *output.shape[1:]).contiguous()
+        call = _Call(index)
+        recorder.calls[name].append(call)
+        if not output.requires_grad:
+            output = _Anchor.apply(output, anchor)  # pyright: ignore[reportAssignmentType]
+
+        def keep(grad: Tensor) -> None:
+            call.grads = grad
+
+        output.register_hook(keep)
+        return output
+
+    return hook
+
+
+def _factors(module: nn.Module, block: Block, call: _Call, examples: int) -> Factors:
+    if call.grads is None:
+        raise RuntimeError("factors are asked for before the backward pass")
+    inputs, grads = call.inputs, call.grads
+    if isinstance(module, nn.Embedding):
+        return _embedding(module, inputs, grads, examples)
+    if isinstance(module, _NORMS):
+        return _norm(module, block, inputs, grads)
+    if isinstance(module, _CONVOLUTIONS):
+        inputs = _unfold(module, inputs)
+        grads = grads.flatten(2).transpose(1, 2)
+    else:
+        inputs = inputs.reshape(examples, -1, inputs.shape[-1])
+        grads = grads.reshape(examples, -1, grads.shape[-1])
+    if block.weight is None:
+        inputs = inputs[..., :0]
+    if block.bias is not None:
+        inputs = F.pad(inputs, (0, 1), value=1.0)
+    return Outer(inputs, grads)
+
+
+def _embedding(module: nn.Embedding, index: Tensor, grads: Tensor, examples: int) -> Lookup:
+    index = index.reshape(examples, -1)
+    grads = grads.reshape(examples, -1, grads.shape[-1])
+    if module.padding_idx is not None:
+        grads = grads.masked_fill((index == module.padding_idx)[:, :, None], 0.0)
+    return Lookup(index, grads, module.num_embeddings)
+
+
+def _unfold(module: nn.Module, inputs: Tensor) -> Tensor:
+    if isinstance(module, nn.Conv1d):
+        kernel, stride = (1, *module.kernel_size), (1, *module.stride)
+        dilation, inputs = (1, *module.dilation), inputs.unsqueeze(2)
+    elif isinstance(module, nn.Conv2d):
+        kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
+    else:
+        raise TypeError(f"{type(module).__name__} is not a convolution")
+    padding = list(module._reversed_padding_repeated_twice)
+    if any(padding):
+        inputs = F.pad(inputs, padding)
+    columns = F.unfold(inputs, kernel, dilation=dilation, stride=stride)
+    return columns.transpose(1, 2)
+
+
+def _norm(module: nn.Module, block: Block, inputs: Tensor, grads: Tensor) -> Rows:
+    normal = _normalised(module, inputs)
+    if isinstance(module, nn.GroupNorm | nn.BatchNorm1d | nn.BatchNorm2d):
+        over = tuple(range(2, grads.dim()))
+    else:
+        kept = len(module.weight.shape)  # pyright: ignore[reportArgumentType]
+        over = tuple(range(1, grads.dim() - kept))
+    parts: list[Tensor] = []
+    if block.weight is not None:
+        product = grads * normal
+        parts.append((product.sum(over) if over else product).flatten(1))
+    if block.bias is not None:
+        parts.append((grads.sum(over) if over else grads).flatten(1))
+    return Rows(torch.cat(parts, 1))
+
+
+def _normalised(module: nn.Module, inputs: Tensor) -> Tensor:
+    if isinstance(module, nn.LayerNorm):
+        return F.layer_norm(inputs, module.normalized_shape, None, None, module.eps)
+    if isinstance(module, nn.GroupNorm):
+        return F.group_norm(inputs, module.num_groups, None, None, module.eps)
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        if module.running_mean is None or module.running_var is None:
+            raise TypeError("a BatchNorm without running statistics mixes the examples of a batch")
+        shape = (1, -1, *([1] * (inputs.dim() - 2)))
+        scale = (module.running_var + module.eps).rsqrt().view(shape)
+        return (inputs - module.running_mean.view(shape)) * scale
+    return F.rms_norm(inputs, module.normalized_shape, None, module.eps)  # pyright: ignore[reportArgumentType, reportCallIssue]
