@@ -48,6 +48,7 @@ class MethodCard:
     good_for: str
 
 
+@runtime_checkable
 class Method(Protocol):
     """A scorer: a frozen dataclass whose fields are its settings and whose repr is its provenance."""
 
@@ -58,6 +59,7 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
 class PairMethod(Protocol):
     """A method that scores slices of training rows against all queries."""
 

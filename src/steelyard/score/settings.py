@@ -59,6 +59,11 @@ def describe(annotation: Any) -> str:
     return plain.get(annotation, "something that only Python code can give")
 
 
+def describe_settings(kind: type) -> dict[str, str]:
+    """Name to type in words, for every setting of a method."""
+    return {item.name: describe(item.type) for item in fields(kind) if item.init}
+
+
 def _parse(text: str, annotation: Any) -> tuple[bool, Any]:
     """Whether the type takes the text, and the value."""
     origin, arguments = get_origin(annotation), get_args(annotation)

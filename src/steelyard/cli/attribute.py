@@ -1,0 +1,56 @@
+"""``steelyard attribute``: which training examples made the model do this?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steelyard import flow
+from steelyard.cli import options
+from steelyard.cli.guard import guarded
+from steelyard.cli.model import DataOptions, load_problem
+from steelyard.cli.session import Shown, finished_report, request_of, session, tell, write_report
+from steelyard.score import by_name
+
+
+@guarded
+def attribute(  # noqa: PLR0913 - one parameter per option
+    model: options.Model,
+    *,
+    out: options.Out,
+    train: options.Train = None,
+    query: options.Query = None,
+    method: options.Method = "ekfac",
+    settings: options.Set = None,
+    top: Annotated[int, typer.Option(help="Proponents and opponents per query in --json.", min=1)] = 5,
+    baselines: Annotated[bool, typer.Option(help="Also score by the cheap baselines, to compare.")] = True,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+    id_column: options.IdColumn = None,
+    seed: options.Seed = 0,
+    trust: options.Trust = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    fresh: options.Fresh = False,
+) -> None:
+    """Rank the training examples that made the model do this, query by query.
+
+    Proponents lower the query's loss, opponents raise it. Killed at any moment, the same command continues
+    with what is in RUN and gives the same scores.
+
+    Example: steelyard attribute model.py:build --train train.jsonl --query test.jsonl --out runs/first
+    """
+    shown = Shown(quiet=quiet, as_json=as_json, fresh=fresh)
+    chosen = by_name(method, options.pairs(settings))
+    data = DataOptions(train=train, query=query, text=text_column, label=label_column, id=id_column)
+    problem = load_problem(model, data, seed=seed, trust=trust)
+    request = request_of("attribute", model, data, problem, trust=trust) | {
+        "method": repr(chosen),
+        "baselines": baselines,
+    }
+    with session(out, request, shown) as run:
+        report = finished_report(run)
+        if report is None:
+            report = flow.explain(problem, chosen, run, baselines=baselines)
+            write_report(report, run)
+    tell(report, Path(out), shown, top=top)

@@ -1,0 +1,1 @@
+"""``steelyard demo``: the whole loop on real data."""

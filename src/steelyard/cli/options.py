@@ -1,0 +1,63 @@
+"""Options that several commands share, spelled the same everywhere."""
+
+from typing import Annotated
+
+import typer
+
+from steelyard.errors import SettingError
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="file.py:function or package.module:function that returns a Problem, a learner, or "
+        "(learner, train, query); or a scikit-learn model as .skops or .joblib with --trust.",
+        metavar="MODEL",
+        show_default=False,
+    ),
+]
+Train = Annotated[
+    str | None,
+    typer.Option(help="Training examples: JSONL (.gz, .zst), CSV, Parquet, Arrow, .npz.", metavar="FILE"),
+]
+Query = Annotated[str | None, typer.Option(help="Queries: what to explain. Same formats.", metavar="FILE")]
+TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.", metavar="NAME")]
+LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.", metavar="NAME")]
+IdColumn = Annotated[
+    str | None, typer.Option(help="Name of the id column; else ids come from content.", metavar="NAME")
+]
+Method = Annotated[str, typer.Option(help="A method; `steelyard methods` lists them.", metavar="NAME")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="A setting of the method, such as damping=0.1. Repeatable.", metavar="NAME=VALUE"
+    ),
+]
+Out = Annotated[
+    str, typer.Option(help="Run folder. The same command continues what is in it.", metavar="RUN")
+]
+Seed = Annotated[int, typer.Option(help="Seed of the model that is explained, where it is trained here.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Open model files that can run code when they are opened.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Results as JSON on standard output, progress as JSON lines.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Discard what is in the run folder.")]
+
+
+def pairs(given: list[str] | None) -> dict[str, str]:
+    """``["damping=0.1"]`` as a mapping.
+
+    Raises:
+        SettingError: If an entry has no equals sign, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for entry in given or []:
+        name, equals, value = entry.partition("=")
+        if not equals or not name.strip():
+            raise SettingError(f"--set {entry!r} is not NAME=VALUE.", fix="write --set damping=0.1")
+        if name.strip() in found:
+            raise SettingError(f"--set names {name.strip()!r} twice.", fix="give each setting once.")
+        found[name.strip()] = value.strip()
+    return found

@@ -1,0 +1,96 @@
+"""What commands with a run folder share: opening it, and leaving the report in it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from steelyard import report as reports
+from steelyard.cli.model import DataOptions
+from steelyard.problem import Problem
+from steelyard.records import Report
+from steelyard.run import Run, open_run
+
+PAGE = "report.html"
+RECORDS = "report"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a command speaks.
+
+    Attributes:
+        quiet: No progress.
+        as_json: Results as JSON on standard output, progress as JSON lines on standard error.
+        fresh: Discard what the run folder holds.
+    """
+
+    quiet: bool = False
+    as_json: bool = False
+    fresh: bool = False
+
+
+@contextmanager
+def session(out: str | Path, request: Mapping[str, Any], shown: Shown) -> Iterator[Run]:
+    """The run folder of a command, locked while it works."""
+    show = "json" if shown.as_json else "quiet" if shown.quiet else "auto"
+    with open_run(out, request, show=show, fresh=shown.fresh) as run:
+        yield run
+
+
+def request_of(
+    command: str, model: str, data: DataOptions, problem: Problem, *, trust: bool
+) -> dict[str, Any]:
+    """What the result depends on, in plain values; ``steelyard verify`` loads the problem from them."""
+    return {
+        "command": command,
+        "model": model,
+        "data": asdict(data),
+        "trust": trust,
+        "seed": problem.seed,
+        "checksums": problem.checksums(),
+    }
+
+
+def finished_report(run: Run) -> Report | None:
+    """The report of a run that was finished before; None if there is work to do."""
+    return reports.load(run.path(RECORDS)) if run.finished else None
+
+
+def write_report(report: Report, run: Run) -> None:
+    """Leave the report in the run folder: as one page, and as the records that the page is made of."""
+    if run.finished:
+        return
+    reports.save(report, run.path(RECORDS))
+    reports.html(report, path=run.path(PAGE))
+
+
+def tell(report: Report, folder: Path, shown: Shown, *, top: int) -> None:
+    """Print the result: as a table, or as JSON."""
+    if shown.as_json:
+        typer.echo(json.dumps(as_json(report, folder, top=top)))
+        return
+    typer.echo(reports.text(report))
+    typer.echo(f"\nreport  {folder / PAGE}")
+
+
+def as_json(report: Report, folder: Path, *, top: int) -> dict[str, Any]:
+    """The result as plain values: what was asked, what came out, where it lies."""
+    scores = report.scores[0]
+    return {
+        "run": str(folder),
+        "report": str(folder / PAGE),
+        "title": report.title,
+        "verdict": report.verdict,
+        "method": scores.method,
+        "unit": scores.unit,
+        "top": scores.top(top).to_dicts(),
+        "plans": [{"action": plan.action, "ids": plan.ids.tolist()} for plan in report.plans],
+        "evidence": [{**asdict(found), "summary": found.summary()} for found in report.evidence],
+        "findings": [asdict(finding) for finding in report.findings],
+        "cost": asdict(scores.provenance.cost),
+    }

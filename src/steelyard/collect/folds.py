@@ -1,0 +1,87 @@
+"""Out-of-sample class probabilities: what models say about examples that they did not learn from."""
+
+import functools
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from steelyard.errors import DataError, SettingError, ShapeError
+from steelyard.problem import HasPredictions, Problem, require
+from steelyard.run import Run, generator, stream
+
+
+def held_out_probabilities(problem: Problem, run: Run, *, folds: int = 5) -> Float[np.ndarray, "train class"]:
+    """Class probabilities of every training example from a model that was trained without its fold.
+
+    A model that has learned an example repeats its label, wrong or not; one that has not is a second opinion.
+    Folds are drawn with equal shares of every label. Each fold is kept in the run folder as it is finished.
+
+    Cost: ``folds`` fits, each of the other folds' examples.
+
+    Args:
+        problem: Learner and labelled training examples.
+        run: Where the folds are kept.
+        folds: Number of parts; more parts mean models closer to the one trained on everything.
+
+    Returns:
+        Probabilities, columns in ascending order of the labels; rows sum to 1.
+
+    Raises:
+        CapabilityError: If the learner offers no class probabilities.
+        SettingError: If ``folds`` is below 2 or above the number of training examples.
+        DataError: If leaving out a fold would leave a class without examples.
+        FitError: If a training fails.
+    """
+    learner = require(problem.learner, HasPredictions, method="held_out_probabilities", instead="act.drop")
+    if not 2 <= folds <= len(problem.train):
+        raise SettingError(
+            f"held_out_probabilities: folds={folds} with {len(problem.train)} training examples.",
+            fix="give at least 2 folds, and no more than there are examples.",
+        )
+    fold = _assign(problem, folds)
+    about = f"{problem.learner.fingerprint()[:16]}-{problem.train.checksum[:16]}-{problem.seed}-{folds}"
+    parts: list[np.ndarray] = []
+    with run.progress("out-of-sample predictions", folds, unit="fits") as progress:
+        for k in range(folds):
+            key = f"folds/{about}/{k}"
+            kept = run.has(key)
+            part = run.keep(key, functools.partial(_predict, learner, problem, fold, k, run))["probabilities"]
+            parts.append(part)
+            progress.advance(kept=kept)
+    widths = {part.shape[1] for part in parts}
+    if len(widths) > 1:
+        raise ShapeError(
+            f"models of different folds give probabilities of {sorted(widths)} classes.",
+            fix="use a learner that knows all classes beforehand, or fewer folds.",
+        )
+    found = np.empty((len(fold), widths.pop()))
+    for k, part in enumerate(parts):
+        found[fold == k] = part
+    return found
+
+
+def _assign(problem: Problem, folds: int) -> Int[np.ndarray, " train"]:
+    """Fold of every training example: shuffled, then dealt out label by label."""
+    labels = problem.train.labels()
+    order = generator(problem.seed, "folds").permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[order] = np.arange(len(labels)) % folds
+    values, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 2:
+        raise DataError(
+            f"{problem.train.source}: the label {values[counts.argmin()]!r} has a single example, so that no "
+            "model can learn it from the other folds.",
+            fix="leave that class out, or add examples of it.",
+        )
+    return fold
+
+
+def _predict(
+    learner: HasPredictions, problem: Problem, fold: np.ndarray, k: int, run: Run
+) -> dict[str, np.ndarray]:
+    rest = problem.train.take(np.flatnonzero(fold != k))
+    fitted = problem.learner.fit(rest, seed=stream(problem.seed, "folds", k))
+    run.spend(fits=1)
+    held_out = problem.train.take(np.flatnonzero(fold == k))
+    return {"probabilities": np.asarray(learner.probabilities(fitted, held_out), dtype=np.float64)}

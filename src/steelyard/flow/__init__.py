@@ -1,0 +1,15 @@
+"""The stages in one call: attribute, value, clean, verify; what the command line is a shell of.
+
+Everything here puts together what the stages offer, and nothing here computes.
+"""
+
+from steelyard.flow.cleaning import clean as clean
+from steelyard.flow.cleaning import issues as issues
+from steelyard.flow.problems import learner_of as learner_of
+from steelyard.flow.problems import problem_of as problem_of
+from steelyard.flow.scoring import attribute as attribute
+from steelyard.flow.scoring import explain as explain
+from steelyard.flow.valuing import value as value
+from steelyard.flow.valuing import value_table as value_table
+from steelyard.flow.verifying import METRICS as METRICS
+from steelyard.flow.verifying import verify_report as verify_report

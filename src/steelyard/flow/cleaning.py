@@ -1,0 +1,124 @@
+"""Finding training examples that harm, and saying what to do about them."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steelyard import act, report
+from steelyard.collect.folds import held_out_probabilities
+from steelyard.errors import CapabilityError, DataError
+from steelyard.flow.problems import problem_of
+from steelyard.flow.scoring import is_class, method_of, with_predictions
+from steelyard.problem import HasGradients, HasPredictions, Problem
+from steelyard.records import Plan, Report, Scores
+from steelyard.run import Run, in_memory
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def clean(
+    model: Any,
+    train: Any = None,
+    query: Any = None,
+    *,
+    fraction: float = 0.05,
+    seed: int = 0,
+    run: Run | None = None,
+) -> Report:
+    """Which training examples are mislabelled or harmful: a drop list, and proposed labels.
+
+    Scores by self-influence where the model has gradients, else by loss; beside them by loss, and against the
+    queries by EK-FAC or k-NN Shapley. Proposed labels are those of models that did not see the example.
+
+    Cost: one pass over the training examples per score, and five fits for proposed labels.
+
+    Args:
+        model: A trained model of any kind, a learner or a ``Problem``.
+        train: Training examples with labels.
+        query: Trusted examples; the training examples themselves if None.
+        fraction: Share of the training examples to name, above 0 and below 1.
+        seed: Seed of the model and of the folds.
+        run: Run folder to keep finished work in; nowhere if None.
+
+    Returns:
+        A report with a plan to drop and, where classes are predicted and the learner can be trained, one to
+        relabel. A plan that could not be made is named in the notes.
+    """
+    run = run or in_memory()
+    if isinstance(model, Problem):
+        problem, trusted = model, True
+    else:
+        trusted = query is not None
+        problem = problem_of(model, train, query if trusted else train, seed=seed)
+    has_gradients = isinstance(problem.learner, HasGradients)
+    names = ["self_influence", "loss"] if has_gradients else ["loss"]
+    if trusted:
+        names.append("ekfac" if has_gradients else "knn_shapley")
+    scores = [method_of(name)(problem, run) for name in names]
+    plans = [act.drop(scores[0], fraction=fraction)]
+    relabelling = propose_labels(problem, scores[0], fraction=fraction, run=run)
+    plans += [] if relabelling is None else [relabelling]
+    return report.build(
+        scores,
+        *plans,
+        train=problem.train,
+        query=with_predictions(problem, run),
+        title=f"{len(plans[0])} of {len(problem.train):,} training examples are suspect",
+    )
+
+
+def propose_labels(problem: Problem, scores: Scores, *, fraction: float, run: Run) -> Plan | None:
+    """A plan to relabel suspect examples by out-of-sample predictions; None, with a note, if impossible.
+
+    Cost: five fits.
+    """
+    if not isinstance(problem.learner, HasPredictions):
+        run.note(f"no labels proposed: {type(problem.learner).__name__} offers no class probabilities")
+        return None
+    if problem.train.label is None or not is_class(problem.train.labels()):
+        run.note("no labels proposed: the training examples have no class labels")
+        return None
+    try:
+        probabilities = held_out_probabilities(problem, run)
+    except (CapabilityError, DataError) as error:
+        run.note(f"no labels proposed: {error.problem}")
+        return None
+    return act.relabel(
+        scores,
+        problem.train,
+        probabilities=probabilities,
+        predicted_by="models that did not see the example",
+        fraction=fraction,
+    )
+
+
+def issues(report: Report) -> "pl.DataFrame":
+    """One row per suspect example of :func:`clean`, most suspect first.
+
+    Returns:
+        Columns ``train_id``, ``label`` and ``proposed_label`` (null where there is none), ``reason``, and for
+        every score ``<method>_rank``: 1 is the most suspect of all training examples.
+    """
+    import polars as pl
+
+    drop = next(plan for plan in report.plans if plan.action == "drop")
+    relabel = next((plan for plan in report.plans if plan.action == "relabel"), None)
+    rows = report.train.positions(drop.ids)
+    labels = None if report.train.label is None else report.train.labels()
+    proposed = (
+        {}
+        if relabel is None or relabel.labels is None
+        else dict(zip(relabel.ids, relabel.labels, strict=True))
+    )
+    columns: dict[str, Any] = {
+        "train_id": drop.ids,
+        "label": [None if labels is None else str(labels[row]) for row in rows],
+        "proposed_label": [str(proposed[i]) if i in proposed else None for i in drop.ids],
+        "reason": drop.reasons,
+    }
+    for scores in report.scores:
+        ranks = np.empty(len(scores.train_ids), dtype=np.int64)
+        ranks[np.argsort(-scores.harm(), kind="stable")] = np.arange(1, len(ranks) + 1)
+        columns[f"{scores.name}_rank"] = ranks[rows]
+    return pl.DataFrame(columns, schema_overrides={"label": pl.String, "proposed_label": pl.String})

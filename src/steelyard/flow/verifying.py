@@ -1,0 +1,86 @@
+"""Evidence for scores and plans in one call, by name of the metric."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from steelyard import act, verify
+from steelyard.errors import SettingError
+from steelyard.problem import Problem
+from steelyard.records import Evidence, Report
+from steelyard.report import judge
+from steelyard.run import Run, in_memory
+from steelyard.score.settings import did_you_mean
+
+
+def verify_report(
+    problem: Problem,
+    report: Report,
+    *,
+    metrics: Sequence[str] = ("lds", "retraining"),
+    seeds: int | None = None,
+    subsets: int = 64,
+    run: Run | None = None,
+) -> Report:
+    """The same report with evidence: do refits bear out what the scores and plans say?
+
+    Cost: ``subsets`` fits for ``"lds"``, shared with the baselines; seeds times ten per plan for
+    ``"retraining"``; about as many for ``"removal_curve"`` and ``"calibration"``.
+
+    Args:
+        problem: The problem that the report is about.
+        report: Scores first asked for, then baselines, and plans.
+        metrics: Names from ``METRICS``.
+        seeds: Training seeds per fit; each metric's own default if None.
+        subsets: Random subsets for ``"lds"``.
+        run: Run folder in which every fit is kept; nowhere if None.
+
+    Raises:
+        SettingError: If there is no such metric, or none applies.
+    """
+    for metric in metrics:
+        if metric not in METRICS:
+            raise SettingError(
+                f"There is no metric {metric!r}{did_you_mean(metric, METRICS)}",
+                fix=f"choose from {', '.join(METRICS)}.",
+            )
+    run = run or in_memory()
+    evidence: list[Evidence] = []
+    for metric in dict.fromkeys(metrics):
+        evidence += METRICS[metric](problem, report, _Effort(seeds, subsets), run)
+    return judge(replace(report, evidence=(*report.evidence, *evidence)))
+
+
+@dataclass(frozen=True)
+class _Effort:
+    seeds: int | None
+    subsets: int
+
+    def seeds_or(self, default: int) -> int:
+        return default if self.seeds is None else self.seeds
+
+
+def _lds(problem: Problem, report: Report, effort: _Effort, run: Run) -> list[Evidence]:
+    found = [scores for scores in report.scores if scores.axis == "pair"]
+    return [verify.lds(problem, s, subsets=effort.subsets, seeds=effort.seeds_or(1), run=run) for s in found]
+
+
+def _retraining(problem: Problem, report: Report, effort: _Effort, run: Run) -> list[Evidence]:
+    plans = report.plans or (act.drop(report.scores[0], fraction=0.05),)
+    return [verify.by_retraining(problem, plan, seeds=effort.seeds_or(5), run=run) for plan in plans]
+
+
+def _removal_curve(problem: Problem, report: Report, effort: _Effort, run: Run) -> list[Evidence]:
+    return [verify.removal_curve(problem, report.scores[0], seeds=effort.seeds_or(3), run=run)]
+
+
+def _calibration(problem: Problem, report: Report, effort: _Effort, run: Run) -> list[Evidence]:
+    return [verify.calibration(problem, report.scores[0], seeds=effort.seeds_or(3), run=run)]
+
+
+METRICS: Mapping[str, Callable[[Problem, Report, _Effort, Run], list[Evidence]]] = {
+    "lds": _lds,
+    "retraining": _retraining,
+    "removal_curve": _removal_curve,
+    "calibration": _calibration,
+}
+"""What ``steelyard verify --metric`` knows."""
