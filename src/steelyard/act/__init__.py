@@ -1,1 +1,9 @@
-"""Placeholder until this folder is described."""
+"""Stage 3: from scores to a plan: what to change in the training set, as ids with a reason in words for each.
+
+Here lives one file per kind of plan. A plan is a proposal: nothing is changed, trained or verified here.
+"""
+
+from steelyard.act.drop import drop as drop
+from steelyard.act.keep import keep as keep
+from steelyard.act.relabel import relabel as relabel
+from steelyard.collect.designs import random_like as random_like

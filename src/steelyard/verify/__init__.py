@@ -1,1 +1,12 @@
-"""Placeholder until this folder is described."""
+"""Stage 4: is it true? Claims of scores and plans against refits that no method has seen.
+
+Here lives every way to put a number and an interval to a claim. Each asks what random scores or random plans
+of equal size would have shown, says how small an effect it could have seen, and refuses to conclude when
+noise exceeds signal. Nothing here scores or makes plans, and nothing reads fits that scoring saw.
+"""
+
+from steelyard.verify.by_retraining import by_retraining as by_retraining
+from steelyard.verify.by_subsets import lds as lds
+from steelyard.verify.calibration import calibration as calibration
+from steelyard.verify.mislabel import mislabel_auc as mislabel_auc
+from steelyard.verify.removal import removal_curve as removal_curve

@@ -1,0 +1,215 @@
+"""Removal curve: what happens to the queries when the most helpful or the most harmful examples go."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from steelyard.errors import FitError, SettingError
+from steelyard.maths.power import Comparison, minimum_detectable, one_against_many, student
+from steelyard.problem import Problem
+from steelyard.records import Cost, Evidence, Scores
+from steelyard.records.evidence import Verdict
+from steelyard.run import Run, generator, in_memory
+from steelyard.verify.design import LEVEL, Bench, aligned, finish, gains, listed, start
+
+_FEWEST = 3
+
+
+def removal_curve(
+    problem: Problem,
+    scores: Scores,
+    *,
+    fractions: Sequence[float] = (0.01, 0.02, 0.05, 0.1),
+    seeds: int = 3,
+    controls: int = 6,
+    run: Run | None = None,
+) -> Evidence:
+    r"""Gap between dropping the most harmful and the most helpful examples, beside dropping random ones.
+
+    At each fraction the learner is refitted without the examples that the scores call most harmful (the
+    queries should improve), without those they call most helpful (the queries should get worse), and along
+    ``controls`` random rankings. The estimate is the area between both curves divided by the largest
+    fraction: the mean gap over fractions from 0, in the unit of the measurement. Areas use the trapezoid rule
+    from (0, 0).
+
+    Under the null hypothesis the ranking is one of the random ones, and both of its ends are random chains of
+    nested sets. A chain's area has variance :math:`s^2`, estimated from the m random chains; it holds the
+    variance between subsets as well as training noise. The two ends are disjoint, hence correlated by
+    :math:`-f/(1-f)` for the largest fraction f where effects add up, so that the gap, whose mean is 0, has
+
+    .. math:: t = \frac{gap}{s \sqrt{2 / (1 - f)}}, \qquad m - 1 \text{ degrees of freedom.}
+
+    Cost: seeds · (1 + fractions · (2 + controls)) fits; a deterministic learner needs one seed.
+
+    Args:
+        problem: Learner, training examples, queries.
+        scores: Per query or per example, in any unit: only their order counts.
+        fractions: Shares of the training examples to drop, each at most .5.
+        seeds: Training seeds per arm, paired across arms.
+        controls: Random rankings.
+        run: Where fits are kept; in memory if None.
+
+    Returns:
+        Evidence at 95 %; positive = the scores tell harmful from helpful examples. The table has one row per
+        fraction: mean gains against the full training set of ``harmful``, ``helpful`` and ``random``, with
+        the prediction interval of one further random chain.
+
+    Raises:
+        SettingError: If a fraction is outside (0, .5] or there are fewer than 3 controls.
+        DataError: If the scores are about other training examples.
+        FitError: If too many fits failed.
+
+    Source: removal curves of Ghorbani & Zou (2019), section 4, and Ilyas et al. (2022), section 4.1; the
+    control chains, normalisation and test are ours.
+    """
+    run = run or in_memory()
+    sizes = _sizes(len(problem.train), fractions)
+    if controls < _FEWEST:
+        raise SettingError(
+            f"removal_curve: controls={controls}.", fix=f"give at least {_FEWEST} random rankings."
+        )
+    harm = _harm(problem, scores)
+    predicted = seeds * (1 + len(sizes) * (2 + controls))
+    run.predict(Cost(fits=predicted))
+    bench = start(problem, seeds, run)
+    draw = generator(problem.seed, "verification", "removal", scores.method)
+    total = len(problem.train)
+    order = np.lexsort((problem.train.ids.astype(str), -harm))
+    rankings = [order, order[::-1], *(draw.permutation(total) for _ in range(controls))]
+    masks = np.ones((len(rankings) * len(sizes), total))
+    for row, (ranking, size) in zip(masks, ((r, s) for r in rankings for s in sizes), strict=True):
+        row[ranking[:size]] = 0.0
+    values, note = gains(bench, masks)
+    chains = values.mean(axis=2).reshape(len(rankings), len(sizes), len(bench.seeds))
+    curves = _curves(chains, controls)
+    found = _gap(curves, np.array(sizes) / total)
+    half = (found.high - found.low) / 2
+    unit = problem.learner.measurement.unit
+    return Evidence(
+        metric="removal_curve",
+        subject=scores.method,
+        estimate=found.estimate,
+        interval=(found.low, found.high),
+        level=LEVEL,
+        unit=unit,
+        better="higher",
+        control={"estimate": 0.0, "low": -half, "high": half},
+        p_value=found.p_value,
+        verdict=_verdict(found),
+        power=_power(found, bench, len(curves.random), unit),
+        table=_table(curves, sizes, total),
+        provenance=finish(
+            bench,
+            given={"by": "removal_curve", "fractions": list(fractions), "seeds": seeds, "controls": controls},
+            resolved={"removed": sizes, "seeds": len(bench.seeds), "controls_used": len(curves.random)},
+            notes=[note],
+            predicted=predicted,
+        ),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Curves:
+    """Mean gain over queries and seeds, per fraction.
+
+    Attributes:
+        harmful: ``float64[" fraction"]`` After dropping the most harmful.
+        helpful: ``float64[" fraction"]`` After dropping the most helpful.
+        random: ``float64["control fraction"]`` After dropping along random rankings.
+    """
+
+    harmful: np.ndarray
+    helpful: np.ndarray
+    random: np.ndarray
+
+
+def _sizes(total: int, fractions: Sequence[float]) -> list[int]:
+    wrong = [fraction for fraction in fractions if not 0 < fraction <= 0.5]
+    if wrong or not fractions:
+        raise SettingError(
+            f"removal_curve: fractions={list(fractions)}.",
+            fix="give fractions above 0 and up to .5; beyond that, both ends of the ranking overlap.",
+        )
+    sizes = sorted({max(1, round(fraction * total)) for fraction in fractions})
+    if 2 * sizes[-1] > total:
+        raise SettingError(
+            f"removal_curve: dropping {sizes[-1]} of {total} examples at each end overlaps.",
+            fix="give smaller fractions or more training examples.",
+        )
+    return sizes
+
+
+def _harm(problem: Problem, scores: Scores) -> np.ndarray:
+    """``float64[" train"]`` Suspicion per training example of the problem, higher = drop first."""
+    if scores.axis == "pair":
+        return aligned(problem, scores, asked="removal_curve").harm()
+    scores.check_finite()
+    harm = np.empty(len(problem.train))
+    harm[problem.train.positions(scores.train_ids)] = scores.harm()
+    return harm
+
+
+def _curves(chains: Float[np.ndarray, "ranking fraction seed"], controls: int) -> _Curves:
+    """Means over the seeds that both scored chains have, and the random chains that have all of those."""
+    seeds = np.isfinite(chains[:2]).all(axis=(0, 1))
+    kept = chains[:, :, seeds]
+    whole = np.isfinite(kept[2:]).all(axis=(1, 2))
+    if not seeds.any() or whole.sum() < _FEWEST:
+        raise FitError(
+            f"removal_curve: {np.count_nonzero(seeds)} of {chains.shape[2]} seeds and "
+            f"{np.count_nonzero(whole)} of {controls} random rankings could be trained at every fraction.",
+            fix="give smaller fractions, or repair the recipe.",
+        )
+    means = kept.mean(axis=2)
+    return _Curves(harmful=means[0], helpful=means[1], random=means[2:][whole])
+
+
+def _gap(curves: _Curves, fractions: Float[np.ndarray, " fraction"]) -> Comparison:
+    where = np.concatenate([[0.0], fractions])
+
+    def area(curve: np.ndarray) -> float:
+        return float(np.trapezoid(np.concatenate([[0.0], curve]), where)) / where[-1]
+
+    chains = np.array([area(curve) for curve in curves.random])
+    error = float(chains.std(ddof=1)) * (2 / (1 - where[-1])) ** 0.5
+    return student(area(curves.harmful) - area(curves.helpful), error, len(chains) - 1, level=LEVEL)
+
+
+def _verdict(found: Comparison) -> Verdict:
+    if found.p_value > 1 - LEVEL:
+        return "inconclusive"
+    return "confirmed" if found.estimate > 0 else "refuted"
+
+
+def _power(found: Comparison, bench: Bench, controls: int, unit: str) -> str:
+    if found.standard_error == 0:
+        return "The random rankings all came out the same: noise cannot be measured; use a finer measurement."
+    seen = minimum_detectable(found.standard_error, found.freedom, level=LEVEL)
+    count = len(bench.seeds)
+    return (
+        f"With {count} seed{'s' if count > 1 else ''} and {controls} random rankings this design sees gaps "
+        f"above {seen:.4g} {unit} at 80 % power; more rankings, seeds or queries would see smaller ones."
+    )
+
+
+def _table(curves: _Curves, sizes: list[int], total: int) -> dict[str, list[Any]]:
+    bands = [
+        one_against_many(float(column.mean()), np.ascontiguousarray(column), level=LEVEL)
+        for column in curves.random.T
+    ]
+    return {
+        "fraction": [size / total for size in sizes],
+        "removed": list(sizes),
+        "harmful": listed(curves.harmful),
+        "helpful": listed(curves.helpful),
+        "random": listed(curves.random.mean(axis=0)),
+        "random_low": listed(
+            mean + band.low for mean, band in zip(curves.random.mean(axis=0), bands, strict=True)
+        ),
+        "random_high": listed(
+            mean + band.high for mean, band in zip(curves.random.mean(axis=0), bands, strict=True)
+        ),
+    }
