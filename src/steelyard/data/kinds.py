@@ -8,7 +8,7 @@ kind per column, and only then are the cells converted, so that the size of a ba
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -49,6 +49,7 @@ INTEGER = Kind("number", "int64")
 DOUBLE = Kind("number", "float64")
 
 
+@runtime_checkable
 class Cells(Protocol):
     """One column of one batch, as its source gave it."""
 
