@@ -1,0 +1,407 @@
+"""The learner for PyTorch modules: trains by a recipe, measures, and serves the gradient engine."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor, nn
+
+from steelyard.errors import CapabilityError, ModelError, SettingError
+from steelyard.learners import torch_checks as checks
+from steelyard.learners.recipes import SGD, Adam, AdamW, Recipe, recipe_settings
+from steelyard.learners.torch_batches import (
+    Layout,
+    Table,
+    agree,
+    check_class_range,
+    layout_of,
+    require_examples,
+    tabulate,
+)
+from steelyard.learners.torch_embedding import embeddings
+from steelyard.learners.torch_functions import Functions
+from steelyard.learners.torch_losses import Batch, Loss, NamedLoss, resolve_loss, resolve_measure
+from steelyard.learners.torch_start import Start, check_resettable, origin_of
+from steelyard.learners.torch_state import check_state, checksum, dump, function_name, restore
+from steelyard.learners.torch_training import Course, TorchFitted, present, seeded, snapshot, train
+from steelyard.records import Examples, Measurement
+
+_EVALUATED = 256  # examples per forward pass without gradients
+_REMEMBERED = 4  # modules and tables kept for reuse
+
+UserFit = Callable[[Examples, np.ndarray, int], nn.Module]
+
+
+class Torch:
+    """Trains a ``torch.nn.Module`` and answers for it.
+
+    Training loss and query measurement are two functions of a model and a batch; a batch is a dictionary of
+    tensors by column name (``batch["input"]``, ``batch["label"]``, every other numeric column). Named losses
+    call ``model(*inputs)`` with the input columns in order. Text labels are numbered in sorted order.
+
+    The module is copied when the learner is made: the caller's is never changed, nor is torch's random state.
+    Fits draw from torch's global generator and put it back, so run them in processes, not in threads.
+
+    Args:
+        net: The module; or a function that makes a new one, called under the seed of each fit.
+        loss: ``"cross_entropy"`` (logits, class labels), ``"mse"``, ``"binary_cross_entropy"`` (logits), a
+            function ``(model, batch) -> [batch]``, or a :class:`Loss`, which says more about such a function.
+        measurement: ``"loss"``, ``"margin"`` (correct logit minus logsumexp of the others),
+            ``"log_probability"``, or a function ``(model, batch) -> [batch]`` with its meaning:
+            ``(function, Measurement(...))``.
+        recipe: How to train: ``SGD``, ``Adam``, ``AdamW``, or your own ``fit(examples, weights, seed) ->
+            module``, which sees only examples whose weight is not 0.
+        trained: The module's parameters are the model that is explained. Without a recipe, no refits.
+        start: Where fits start: ``"fresh"`` from new parameters (``reset_parameters`` of every submodule, or
+            the function), ``"given"`` from the module's own (fine-tuning).
+        embedding: Submodule whose output is the embedding; None: what the last linear layer reads.
+        classes: Label values in the order of the logits; None: text labels of the training examples, sorted.
+
+    Raises:
+        SettingError: If settings contradict one another.
+        ModelError: If there are no parameters, or a fresh start is impossible.
+
+    Example:
+        >>> import torch
+        >>> from steelyard.learners import SGD, Torch
+        >>> Torch(torch.nn.Linear(4, 3), recipe=SGD(lr=0.1, epochs=5), measurement="margin").measurement.unit
+        'logits'
+    """
+
+    def __init__(  # noqa: PLR0913 - the one place where a model, its functions and its training come together
+        self,
+        net: nn.Module | Callable[[], nn.Module],
+        *,
+        loss: str | Callable[..., Any] | Loss = "cross_entropy",
+        measurement: str | tuple[Callable[..., Any], Measurement] | Callable[..., Any] = "loss",
+        recipe: Recipe | UserFit | None = None,
+        trained: bool = False,
+        start: Start = "fresh",
+        embedding: str | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        if recipe is None and not trained:
+            raise SettingError(
+                "Torch: neither recipe= nor trained=True, so there is no model to explain.",
+                fix="give recipe=SGD(lr=..., epochs=...), or trained=True if the module is trained.",
+            )
+        given = resolve_loss(loss)
+        self._functions = Functions(given, resolve_measure(measurement, given))
+        self._origin = origin_of(net, start)
+        self._net = self._origin.net
+        if trained and self._origin.factory is not None:
+            raise SettingError(
+                "Torch: trained=True, but a function that makes modules has no trained parameters.",
+                fix="give the trained module itself.",
+            )
+        checks.check_parameters(self._net)
+        if self._origin.factory is None and start == "fresh" and isinstance(recipe, Recipe):
+            check_resettable(self._net)
+        self._recipe, self._trained, self._embedding = recipe, trained, embedding
+        self._classes = tuple(str(name) for name in classes) if classes is not None else None
+        floating = next(p for p in self._net.parameters() if p.is_floating_point())
+        self._dtype, self._device = floating.dtype, floating.device
+        # What is learned from the first examples seen, and what is kept to be reused.
+        self._layout: Layout | None = None
+        self._width: int | None = None
+        self._modules: WeakKeyDictionary[TorchFitted, nn.Module] = WeakKeyDictionary()
+        self._tables: WeakKeyDictionary[Examples, Table] = WeakKeyDictionary()
+
+    def __repr__(self) -> str:
+        return f"Torch({', '.join(f'{name}={value!r}' for name, value in self.settings().items())})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_modules": None, "_tables": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._modules, self._tables = WeakKeyDictionary(), WeakKeyDictionary()
+
+    @property
+    def measurement(self) -> Measurement:
+        """What :meth:`measure` returns: name, unit, direction."""
+        return self._functions.measure.measurement
+
+    def settings(self) -> Mapping[str, Any]:
+        """Settings as plain values, for provenance."""
+        recipe, loss = self._recipe, self._functions.given
+        named = None if recipe is None else function_name(recipe)
+        return {
+            "model": type(self._net).__name__,
+            "parameters": sum(p.numel() for p in self._net.parameters()),
+            "loss": loss.name if isinstance(loss, NamedLoss) else function_name(loss.function),
+            "measurement": self.measurement.name,
+            **(recipe_settings(recipe) if isinstance(recipe, Recipe) else {"recipe": named}),
+            "trained": self._trained,
+            "start": self._origin.start,
+        }
+
+    def fingerprint(self) -> str:
+        """Checksum of architecture, loss, measurement and recipe; of parameters if they are used as given."""
+        loss, measure = self._functions.given, self._functions.measure
+        facts = {**self.settings(), "classes": self._classes, "embedding": self._embedding}
+        if isinstance(loss, Loss):
+            facts |= {"function": loss.function, "outputs": loss.outputs, "factor": loss.hessian_factor}
+        facts |= {"measure": measure.of_model, "factory": self._origin.factory}
+        if not isinstance(self._recipe, Recipe):
+            facts["fit"] = self._recipe
+        return checksum(self._net, facts, with_values=self._trained or self._origin.start == "given")
+
+    def check(self, train: Examples, query: Examples) -> tuple[str, ...]:
+        """Look for whatever would make results wrong, before any work; notes on handled cases come back.
+
+        Cost: a few forward passes of eight examples; labels of all examples are read.
+
+        Raises:
+            ModelError: If loss or measurement is not one finite, repeatable number per example by itself.
+            DataError: If a label or a column cannot be used, or there is only one class to learn.
+        """
+        layout = self._remember(require_examples(train))
+        fresh = not self._trained and self._origin.start == "fresh"
+        notes = checks.check_several_classes(train, refuse=fresh) if self._functions.kind == "class" else ()
+        model = self._begin().eval()
+        for what, function, examples in (
+            ("loss", self.loss_function, train),
+            ("measurement", self.measurement_function, require_examples(query)),
+        ):
+            rows = checks.few(examples)
+            batch = self._table(examples).batch(rows)
+            checks.check_function(what, function, model, batch, examples.take(rows))
+        notes += checks.describe_modules(self._net, trains=self._recipe is not None)
+        if layout.classes is not None and self._classes is None and self._trained:
+            numbered = ", ".join(f"{name} = {k}" for k, name in enumerate(layout.classes[:8]))
+            notes += (f"text labels were numbered in sorted order ({numbered}); classes=... says otherwise.",)
+        if isinstance(self._recipe, AdamW) and self._recipe.weight_decay:
+            notes += ("AdamW's weight decay is no term of the training loss; curvature leaves it out.",)
+        return notes
+
+    def fit(self, examples: Examples, weights: np.ndarray | None = None, seed: int = 0) -> TorchFitted:
+        """Train from the start. An example of weight 0 is absent: it does not even change the batch order.
+
+        Cost: epochs times examples gradient-equivalents.
+
+        Args:
+            examples: Training examples.
+            weights: ``[example]`` Factors on the losses; batches are still divided by their size.
+            seed: Of initial parameters, batch order and randomness inside the network.
+
+        Raises:
+            FitError: If training diverges; names epoch, step and example.
+            CapabilityError: If the learner has no recipe.
+            DataError: If a label or a weight cannot be used.
+        """
+        if self._recipe is None:
+            raise CapabilityError(
+                "this Torch learner came trained and without a recipe, so it cannot be trained again.",
+                fix="give recipe=SGD(lr=..., epochs=...) (or Adam, AdamW, your own fit) beside trained=True.",
+            )
+        layout = self._remember(require_examples(examples))
+        rows, kept = present(len(examples), weights)
+        if not isinstance(self._recipe, Recipe):
+            return self._fit_by_user(self._recipe, examples, rows, kept, seed)
+        factors = None if kept is None else torch.tensor(kept, dtype=self._dtype, device=self._device)
+        course = Course(self._table(examples), self._recipe, rows, factors, seed)
+        return replace(train(self._origin.draw, self.loss_function, course), classes=layout.classes)
+
+    def explained(self, examples: Examples, seed: int = 0) -> TorchFitted:
+        """The model that is asked about: the module as given if it came trained, else ``fit(examples)``."""
+        if not self._trained:
+            return self.fit(examples, seed=seed)
+        layout = self._remember(require_examples(examples))
+        return TorchFitted(snapshot(self._net), seed, classes=layout.classes)
+
+    def measure(self, fitted: TorchFitted, queries: Examples) -> Float64[np.ndarray, " query"]:
+        """The measurement of every query, in evaluation mode."""
+        return self._evaluate(fitted, queries, self.measurement_function).numpy()
+
+    def loss(self, fitted: TorchFitted, examples: Examples) -> Float64[np.ndarray, " example"]:
+        """Training loss of every example in evaluation mode, without regularisation, unweighted."""
+        return self._evaluate(fitted, examples, self.loss_function).numpy()
+
+    def probabilities(self, fitted: TorchFitted, examples: Examples) -> Float64[np.ndarray, "example class"]:
+        """Class probabilities, columns in the order of the label values 0, 1 and so on.
+
+        Raises:
+            CapabilityError: If the loss is not a named classification loss with one answer per example.
+        """
+        return self._functions.probabilities(self._evaluate(fitted, examples, self._outputs)).numpy()
+
+    def embed(self, fitted: TorchFitted, examples: Examples) -> Float32[np.ndarray, "example feature"]:
+        """What the last linear layer reads, averaged over positions; or what ``embedding`` gives."""
+        own = isinstance(self._functions.given, Loss) and self._functions.given.outputs is None
+        run = self.loss_function if own else self._outputs
+
+        def read(model: nn.Module, batch: Batch) -> Tensor:
+            return embeddings(model, run, batch, module=self._embedding)
+
+        return self._evaluate(fitted, examples, read).numpy().astype(np.float32)
+
+    def checkpoints(self, fitted: TorchFitted) -> Iterator[tuple[TorchFitted, float]]:
+        """Fitted models along the training, each with the sum of learning rates since the one before.
+
+        Where none were asked for, the final model with the learning rates of the whole training.
+
+        Raises:
+            CapabilityError: If the training is not known: the model came trained or from the user's own fit.
+        """
+        if fitted.learning_rate == 0:
+            raise CapabilityError(
+                "the training of this model is not known: it came trained, or from your own fit.",
+                fix="let the learner train it: recipe=SGD(..., checkpoints=5) without trained=True.",
+            )
+        if not fitted.checkpoints:
+            yield fitted, fitted.learning_rate
+        for point in fitted.checkpoints:
+            yield replace(fitted, parameters=point.parameters, checkpoints=()), point.learning_rate
+
+    def dump(self, fitted: TorchFitted) -> Mapping[str, np.ndarray]:
+        """The fitted model as arrays."""
+        return dump(fitted)
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> TorchFitted:
+        """The inverse of :meth:`dump`.
+
+        Raises:
+            ModelError: If the arrays are of another architecture.
+        """
+        fitted = restore(arrays, self._net)
+        check_state(fitted.parameters, self._net)
+        return fitted
+
+    def gradients(self, fitted: TorchFitted) -> Any:
+        """The gradient engine at this model."""
+        from steelyard.gradients.engine import TorchGradients
+
+        return TorchGradients(self, fitted)
+
+    def hessian(
+        self, fitted: TorchFitted, examples: Examples, weights: np.ndarray | None = None
+    ) -> Float[np.ndarray, "param param"]:
+        """The Gauss-Newton matrix of the summed weighted loss plus its regularisation, in float64.
+
+        Raises:
+            CapabilityError: If the loss's curvature in the outputs is not known.
+        """
+        from steelyard.gradients.dense import gauss_newton
+
+        return gauss_newton(self, fitted, examples, weights, decay=self.regularisation(fitted))
+
+    def regularisation(self, fitted: TorchFitted) -> float:
+        """Coefficient of ``|parameters|² / 2`` in the mean loss; AdamW's decoupled decay is no such term."""
+        return float(self._recipe.weight_decay) if isinstance(self._recipe, SGD | Adam) else 0.0
+
+    def load(self, fitted: TorchFitted) -> nn.Module:
+        """The model with the fitted parameters, in evaluation mode; each fitted model has its own module.
+
+        The module is kept while ``fitted`` lives and is among the last few used; do not train it.
+        """
+        module = self._modules.pop(fitted, None)
+        if module is None:
+            check_state(fitted.parameters, self._net)
+            module = copy.deepcopy(self._net)
+            module.load_state_dict(fitted.parameters)
+        self._modules[fitted] = module
+        _forget(self._modules)
+        return module.eval()
+
+    def batches(self, examples: Examples, size: int) -> Iterator[Batch]:
+        """Batches of at most ``size`` examples as tensors, in order."""
+        table = self._table(require_examples(examples))
+        for begin in range(0, len(examples), size):
+            yield table.batch(slice(begin, begin + size))
+
+    def loss_function(self, model: nn.Module, batch: Batch) -> Tensor:
+        """``[batch]`` training losses, unreduced and differentiable."""
+        return self._functions.loss(model, batch, self._layout or Layout())
+
+    def measurement_function(self, model: nn.Module, batch: Batch) -> Tensor:
+        """``[batch]`` query measurements, differentiable where the user's own are."""
+        return self._functions.measurement(model, batch, self._layout or Layout())
+
+    def sampled_loss_function(
+        self, model: nn.Module, batch: Batch, generator: torch.Generator
+    ) -> Tensor | None:
+        """``[batch]`` losses at labels drawn from the model's predictions; None where those are not known.
+
+        The mean outer product of their gradients is the Gauss-Newton matrix of the loss: labels are drawn
+        from the softmax, from a normal distribution of variance K/2 around K outputs (``mse``), or from
+        Bernoulli distributions, the loss times sqrt(K) (``binary_cross_entropy``).
+        """
+        return self._functions.sampled(model, batch, self._layout or Layout(), generator)
+
+    def output_function(self, model: nn.Module, batch: Batch) -> Tensor:
+        """``[batch, outputs]``: what the loss is a convex function of; CapabilityError where not known."""
+        return self._functions.flat_outputs(model, batch, self._layout or Layout())
+
+    def output_hessian_factor(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """``[batch, outputs, rank]``: R with R Rᵀ the Hessian of each loss in the outputs."""
+        return self._functions.hessian_factor(outputs, batch)
+
+    def _outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self._functions.outputs(model, batch, self._layout or Layout())
+
+    def _begin(self) -> nn.Module:
+        # The model that checks look at: the one explained, or the untrained one of seed 0.
+        if self._trained or not isinstance(self._recipe, Recipe):
+            return copy.deepcopy(self._net)
+        with seeded(0, self._device):
+            return self._origin.draw()
+
+    def _fit_by_user(
+        self, fit: UserFit, examples: Examples, rows: np.ndarray, weights: np.ndarray | None, seed: int
+    ) -> TorchFitted:
+        chosen = examples if len(rows) == len(examples) else examples.take(rows)
+        with seeded(seed, self._device):
+            module = fit(chosen, np.ones(len(rows)) if weights is None else weights, seed)
+        if not isinstance(module, nn.Module):
+            raise ModelError(
+                f"your fit returned a {type(module).__name__}.", fix="return the trained nn.Module."
+            )
+        found = snapshot(module)
+        check_state(found, self._net)
+        return TorchFitted(found, seed, classes=self._layout.classes if self._layout else None)
+
+    def _remember(self, examples: Examples) -> Layout:
+        if self._layout is None:
+            found = layout_of(examples)
+            self._layout = found if self._classes is None else replace(found, classes=self._classes)
+        agree(self._layout, examples)
+        return self._layout
+
+    def _table(self, examples: Examples) -> Table:
+        table = self._tables.pop(examples, None)
+        if table is None:
+            layout = agree(self._remember(examples), examples)
+            kind = self._functions.kind
+            table = tabulate(examples, layout, kind=kind, dtype=self._dtype, device=self._device)
+            if kind == "class" and layout.label is not None:
+                check_class_range(examples, table.tensors[layout.label], self._outputs_of(table))
+        self._tables[examples] = table
+        _forget(self._tables)
+        return table
+
+    def _outputs_of(self, table: Table) -> int:
+        if self._width is None:
+            with torch.no_grad():
+                model = copy.deepcopy(self._net).eval()
+                found = checks.call("model", self._outputs, model, table.batch(slice(0, 1)))
+            self._width = found.shape[-1]
+        return self._width
+
+    def _evaluate(
+        self, fitted: TorchFitted, examples: Examples, function: Callable[[nn.Module, Batch], Tensor]
+    ) -> Tensor:
+        model = self.load(fitted)
+        with torch.no_grad():
+            parts = [function(model, batch) for batch in self.batches(examples, _EVALUATED)]
+        return torch.cat(parts).to(device="cpu", dtype=torch.float64)
+
+
+def _forget(kept: "WeakKeyDictionary[Any, Any]") -> None:
+    while len(kept) > _REMEMBERED:
+        kept.pop(next(iter(kept.keys())), None)

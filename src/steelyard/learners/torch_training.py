@@ -1,0 +1,245 @@
+"""The training loop: a module and a recipe to fitted parameters, by the numbers of a plain torch loop."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from steelyard.errors import DataError, FitError, ModelError, ShapeError
+from steelyard.learners.recipes import Recipe, checkpoint_steps, learning_rates
+from steelyard.learners.torch_batches import Table, epoch_order, id_keys
+from steelyard.learners.torch_losses import Batch
+from steelyard.learners.torch_steps import FLAT_LIMIT, MissingGradient, flat_step, plain_step
+
+LossFunction = Callable[[nn.Module, Batch], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A state from along the training.
+
+    Attributes:
+        parameters: Parameters and buffers by name.
+        learning_rate: Sum of the learning rates of the steps since the checkpoint before.
+        step: How many steps had been taken.
+    """
+
+    parameters: dict[str, Tensor]
+    learning_rate: float
+    step: int
+
+
+@dataclass(frozen=True, eq=False)
+class TorchFitted:
+    """A trained network.
+
+    Attributes:
+        parameters: Parameters and buffers by name, detached.
+        seed: Seed of the fit.
+        checkpoints: States from along the training, the last being the final one; empty if none were asked
+            for.
+        learning_rate: Sum of the learning rates of all steps; 0 where the training is not known.
+        losses: Mean weighted training loss of each epoch, before each step, dropout and all.
+        classes: Label values in the order of the logits where labels are text.
+    """
+
+    parameters: dict[str, Tensor]
+    seed: int
+    checkpoints: tuple[Checkpoint, ...] = ()
+    learning_rate: float = 0.0
+    losses: tuple[float, ...] = ()
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What a training goes through, decided before its first step.
+
+    Attributes:
+        table: The examples.
+        recipe: How to train.
+        rows: Positions of the examples that take part.
+        weights: ``[row]`` Their weights; None where all are 1.
+        seed: Of batch order and randomness in the network.
+    """
+
+    table: Table
+    recipe: Recipe
+    rows: np.ndarray
+    weights: Tensor | None
+    seed: int
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's random numbers from a seed, on the CPU and on ``device``; afterwards they go on as before."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def train(start: Callable[[], nn.Module], loss: LossFunction, course: Course) -> TorchFitted:
+    """Train from the start, as the recipe says.
+
+    The loss of a batch is ``sum_i w_i l_i / |batch|``. Small networks are trained in one flat vector of
+    parameters, by the same arithmetic as ``torch.optim``; where a parameter gets no gradient in some step,
+    which torch would skip, training starts again with ``torch.optim`` itself.
+
+    Cost: one forward and backward pass per example and epoch.
+
+    Args:
+        start: Gives the untrained module; called under the seed.
+        loss: ``(model, batch) -> [batch]``.
+        course: Examples, weights, recipe and seed.
+
+    Raises:
+        FitError: If the loss or the parameters become NaN or infinite, or there are no examples.
+        ModelError: If the loss is not one number per example.
+    """
+    if len(course.rows) == 0:
+        raise FitError(
+            "every example has weight 0, so there is nothing to train on.", fix="keep some examples."
+        )
+    try:
+        return _train(start, loss, course, flat=True)
+    except MissingGradient:
+        return _train(start, loss, course, flat=False)
+
+
+def present(count: int, weights: np.ndarray | None) -> tuple[np.ndarray, Float[np.ndarray, " row"] | None]:
+    """Positions of the examples that take part, and their weights; None in place of weights that are all 1.
+
+    Args:
+        count: Number of examples.
+        weights: ``[example]`` or None.
+
+    Raises:
+        ShapeError: If there is not one weight per example.
+        DataError: If a weight is NaN or infinite.
+    """
+    if weights is None:
+        return np.arange(count), None
+    values = np.asarray(weights, dtype=np.float64)
+    if values.shape != (count,):
+        raise ShapeError(f"{values.shape} weights for {count} examples.", fix="give one weight per example.")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise DataError(
+            f"the weight of row {bad[0]} is {values[bad[0]]}.", fix="give finite weights; 0 is absent."
+        )
+    rows = np.flatnonzero(values)
+    return rows, None if np.all(values[rows] == 1.0) else values[rows]
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers of a module, as contiguous copies of their own.
+
+    Raises:
+        ModelError: If the module keeps a state that is no tensor.
+    """
+    state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"{name} in the model's state is a {type(value).__name__}, not a tensor.",
+                fix="keep such values as plain attributes or as buffers.",
+            )
+    return {
+        name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state.items()
+    }
+
+
+def _train(start: Callable[[], nn.Module], loss: LossFunction, course: Course, *, flat: bool) -> TorchFitted:
+    recipe, count = course.recipe, len(course.rows)
+    size = min(recipe.batch_size or count, count)
+    per_epoch = -(-count // size)
+    rates = learning_rates(recipe, recipe.epochs * per_epoch)
+    kept = checkpoint_steps(recipe, recipe.epochs, per_epoch)
+    checkpoints: list[Checkpoint] = []
+    losses: list[float] = []
+    keys = id_keys(course.table.ids[course.rows])
+    with seeded(course.seed, course.table.device), torch.inference_mode(mode=False), torch.enable_grad():
+        model = start().train()
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        advance = _optimiser(parameters, recipe, flat=flat)
+        for epoch in range(recipe.epochs):
+            order = epoch_order(keys, seed=course.seed, epoch=epoch)
+            total = 0.0
+            for begin in range(0, count, size):
+                places = order[begin : begin + size]
+                step = epoch * per_epoch + begin // size
+                value = _backward(model, loss, course, places)
+                if not math.isfinite(value):
+                    raise _diverged(model, loss, course, places, where=f"epoch {epoch + 1}, step {step + 1}")
+                advance(rates[step])
+                total += value * len(places)
+                if step + 1 in kept:
+                    before = checkpoints[-1].step if checkpoints else 0
+                    rate = float(rates[before : step + 1].sum())
+                    checkpoints.append(Checkpoint(snapshot(model), rate, step + 1))
+            losses.append(total / count)
+        _check_end(model, recipe)
+    return TorchFitted(snapshot(model), course.seed, tuple(checkpoints), float(rates.sum()), tuple(losses))
+
+
+def _optimiser(parameters: Sequence[nn.Parameter], recipe: Recipe, *, flat: bool) -> Callable[[float], None]:
+    if not parameters:
+        raise ModelError(
+            "no parameter of the model requires a gradient.", fix="unfreeze what should be trained."
+        )
+    alike = len({(p.dtype, p.device) for p in parameters}) == 1
+    if flat and alike and sum(p.numel() for p in parameters) <= FLAT_LIMIT:
+        return flat_step(parameters, recipe)
+    return plain_step(parameters, recipe)
+
+
+def _backward(model: nn.Module, loss: LossFunction, course: Course, places: np.ndarray) -> float:
+    losses = loss(model, course.table.batch(course.rows[places]))
+    if losses.shape != (len(places),):
+        raise ModelError(
+            f"the loss has shape {list(losses.shape)} for a batch of {len(places)} examples.",
+            fix='return one loss per example: reduction="none", then sum or average within each example '
+            "only.",
+        )
+    if course.weights is None:
+        mean = losses.mean()
+    else:
+        weights = course.weights.index_select(0, torch.from_numpy(places).to(losses.device))
+        mean = (weights * losses).sum() / len(places)
+    for parameter in model.parameters():
+        parameter.grad = None
+    mean.backward()
+    return mean.item()
+
+
+def _diverged(
+    model: nn.Module, loss: LossFunction, course: Course, places: np.ndarray, *, where: str
+) -> FitError:
+    rows = course.rows[places]
+    with torch.no_grad():
+        losses = loss(model, course.table.batch(rows))
+    bad = (~torch.isfinite(losses)).nonzero()
+    worst = int(bad[0, 0]) if len(bad) else int(losses.abs().argmax())
+    return FitError(
+        f"the training loss became NaN or infinite in {where}: example "
+        f"{str(course.table.ids[rows[worst]])!r} has the "
+        f"loss {losses[worst].item():g} (seed {course.seed}).",
+        fix="lower the learning rate or warm it up; look at this example for extreme values.",
+    )
+
+
+def _check_end(model: nn.Module, recipe: Recipe) -> None:
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise FitError(
+                f"{name} is NaN or infinite after the last of {recipe.epochs} epochs.",
+                fix="lower the learning rate or warm it up.",
+            )
