@@ -95,20 +95,22 @@ def explained(folder: Path) -> Iterator[None]:
 
 def is_refusal(error: OSError, folder: Path) -> bool:
     """Whether the error says that the disk of this folder is full, or that the folder may not be written."""
-    if error.errno in _FULL:
-        return True
     named = isinstance(error.filename, str | os.PathLike)
-    return error.errno in _FORBIDDEN and named and Path(error.filename).is_relative_to(folder)
+    if named and not Path(error.filename).is_relative_to(folder):
+        return False
+    # NumPy reports a full disk in words: "4096 requested and 512 written".
+    full = error.errno in _FULL or (error.errno is None and "requested and" in str(error))
+    return full or (named and error.errno in _FORBIDDEN)
 
 
 def refused(error: OSError, folder: Path) -> RunError:
     """What a refusal of the disk means for the run."""
     begun = (folder / "manifest.json").exists()
     kept = "Everything kept before is intact." if begun else "Nothing was begun."
-    if error.errno in _FULL:
+    if error.errno not in _FORBIDDEN:
         free = free_bytes(folder) / 2**20
         return RunError(
-            f"{folder}: the disk is full ({free:,.0f} MiB free; {error.strerror}). {kept}",
+            f"{folder}: the disk is full ({free:,.0f} MiB free; {error.strerror or error}). {kept}",
             fix="free some space and give the same command again, or choose another folder (--out).",
         )
     return RunError(

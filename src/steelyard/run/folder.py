@@ -108,10 +108,16 @@ def _finished(target: Path, wanted: Manifest) -> Manifest | None:
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether there is nothing at all, or a folder with nothing in it but unfinished files of our own."""
-    if not folder.exists():
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def _keeps_nothing(part: Path) -> bool:
+    """Whether nothing would be lost with this folder: it is of a run that ended before its first result."""
+    if not part.exists():
         return True
-    return folder.is_dir() and all(entry.name == TEMPORARY for entry in folder.iterdir())
+    if not part.is_dir() or any(entry.name not in (TEMPORARY, NAME) for entry in part.iterdir()):
+        return False
+    return _is_run(part) or not (part / NAME).exists()
 
 
 def _begin(target: Path, part: Path, wanted: Manifest, *, shown: Display, fresh: bool) -> Run:
@@ -119,7 +125,7 @@ def _begin(target: Path, part: Path, wanted: Manifest, *, shown: Display, fresh:
         if fresh:
             _discard(target, part)
         manifest = wanted
-        if not fresh and not _is_empty(part):
+        if not fresh and not _keeps_nothing(part):
             old = read_manifest(part)
             check_same_request(part, old, wanted)
             manifest = resumed(old, wanted)
@@ -137,8 +143,8 @@ def _begin(target: Path, part: Path, wanted: Manifest, *, shown: Display, fresh:
 
 def _discard(target: Path, part: Path) -> None:
     """Empty both folders, if they are run folders; after a kill, an older run or none remains."""
-    for folder in (target, part):
-        if not _is_empty(folder) and not _is_run(folder):
+    for folder, disposable in ((target, _is_empty(target)), (part, _keeps_nothing(part))):
+        if not disposable and not _is_run(folder):
             raise RunError(
                 f"{folder} is not a run folder, so it is not discarded.", fix="choose another path (--out)."
             )
@@ -164,6 +170,11 @@ def _is_run(folder: Path) -> bool:
 def _finish(run: Run, part: Path, target: Path, shown: Display) -> None:
     run.save("finished")
     shutil.rmtree(part / TEMPORARY, ignore_errors=True)
+    if not _is_empty(target):
+        raise RunError(
+            f"{target} was put there by something else during the run, which is complete in {part}.",
+            fix="move the other thing away and give the same command again.",
+        )
     with explained(part):
         sync_folders(part, part)
         part.rename(target)
@@ -175,12 +186,17 @@ def _finish(run: Run, part: Path, target: Path, shown: Display) -> None:
 
 
 def _interrupt(run: Run, part: Path, error: BaseException, shown: Display) -> None:
+    """Leave what was kept, and say where; nothing is left of a run that kept nothing."""
+    if run.folder != part or not part.exists():
+        return
+    if _keeps_nothing(part):
+        shutil.rmtree(part, ignore_errors=True)
+        return
     text = f"What was kept is in {part}; the same command resumes there."
     try:
         run.save("interrupted")
     except RunError as refusal:
-        # The first error matters more than that the manifest could not say so: what is kept resumes all the
-        # same.
+        # The first error matters more: what was kept resumes even if the manifest does not say how it ended.
         text += f" The manifest could not be written: {refusal.problem}"
     error.add_note(text)
     shown.say("finish", text, {"status": "interrupted", "run": str(part), "cost": asdict(run.cost)})

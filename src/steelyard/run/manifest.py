@@ -165,12 +165,10 @@ def check_same_request(folder: Path, old: Manifest, wanted: Manifest) -> None:
     fix = "choose another folder (--out), or discard what is there (--fresh, fresh=True)."
     if changed == ["checksums.learner"]:
         raise RunError(
-            f"{folder}: the model's parameters (or settings) changed since this run began; all else is equal.",
+            f"{folder}: the model's parameters or settings changed since the run began; all else is equal.",
             fix=f"restore the model as it was to continue this run, or {fix}",
         )
-    lines = [
-        f"\n    {name}: {before.get(name, '(not set)')} -> {after.get(name, '(not set)')}" for name in changed
-    ]
+    lines = [f"\n    {name}: {_short(before.get(name))} -> {_short(after.get(name))}" for name in changed]
     raise RunError(f"{folder} holds a run of another request. What differs:{''.join(lines)}", fix=fix)
 
 
@@ -178,5 +176,10 @@ def _flat(value: Any, name: str = "") -> dict[str, str]:
     if isinstance(value, Mapping) and value:
         items = [(f"{name}.{key}" if name else str(key), item) for key, item in value.items()]
         return {place: text for key, item in items for place, text in _flat(item, key).items()}
-    text = json.dumps(value)
-    return {name: text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"}
+    return {name: json.dumps(value)}
+
+
+def _short(text: str | None) -> str:
+    if text is None:
+        return "(not set)"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"

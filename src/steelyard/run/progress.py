@@ -192,7 +192,7 @@ class Terminal:
     def update(self, number: int, position: Position) -> None:
         """Move the bar."""
         if self._live is not None:
-            self._live.update(number, completed=position.done, side=in_words(position))
+            self._live.update(number, completed=position.done, side=in_words(position), refresh=True)
 
     def end(self, number: int, position: Position) -> None:
         """Take the bar away, and free the terminal with the last one."""

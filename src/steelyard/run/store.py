@@ -4,6 +4,7 @@ The files are ordinary uncompressed NumPy archives, which ``np.load`` opens anyw
 each array is put on a multiple of 64, so that it can be mapped from the middle of the archive.
 """
 
+import errno
 import math
 import os
 import re
@@ -19,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 
 from steelyard.errors import RunError, SettingError
-from steelyard.run.files import explained, write_atomically
+from steelyard.run.files import explained, free_bytes, write_atomically
 
 MAPPED_BYTES = 32 * 2**20
 """Arrays from this size on are memory-mapped instead of read."""
@@ -30,6 +31,7 @@ _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _PADDING = 0xD935  # the field that Android's zipalign pads with; every reader skips it
 _CHUNK = 2**20
 _HEADER_ROOM = 4096
+_RESERVE = 16 * 2**20  # left free for the manifest, small results, and whoever else writes to the disk
 _KEPT = "kept"
 _RESERVED = (_KEPT, "manifest.json")
 
@@ -144,9 +146,17 @@ def new_matrix(folder: Path, key: str, shape: tuple[int, int], dtype: np.dtype) 
     path = result_path(folder, f"{key}.npy")
     with explained(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
-        matrix = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-        with path.open("r+b") as file:
-            _allocate(file, path.stat().st_size)
+        path.unlink(missing_ok=True)
+        # Asked first, because an allocation that fails has filled the disk for everybody before it fails.
+        if math.prod(shape) * dtype.itemsize + _RESERVE > free_bytes(path.parent):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        try:
+            matrix = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+            with path.open("r+b") as file:
+                _allocate(file, path.stat().st_size)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
     return matrix
 
 
