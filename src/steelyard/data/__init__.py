@@ -12,3 +12,6 @@ from steelyard.data.checks import check_labels as check_labels
 from steelyard.data.limits import Limits as Limits
 from steelyard.data.readers import READABLE as READABLE
 from steelyard.data.readers import read as read
+from steelyard.data.sources import digits as digits
+from steelyard.data.sources import python_docs as python_docs
+from steelyard.data.write import write as write

@@ -241,8 +241,9 @@ def _is_list(kind: Any) -> bool:
 
 
 def _common_length(array: Any) -> int:
-    import pyarrow.compute as compute
+    import pyarrow.compute
 
+    compute: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
     if array.null_count:
         return 0
     lengths = compute.unique(compute.list_value_length(array)).to_pylist()

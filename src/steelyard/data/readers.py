@@ -181,7 +181,7 @@ def _object_source(source: Any) -> Source | None:
 def _object_arrays(source: Any) -> dict[str, np.ndarray]:
     tensors = _tensors(source)
     if tensors is not None:
-        source = tensors if len(tensors) > 1 else tensors[0]
+        source = tensors if len(tensors) == 2 else next(iter(tensors))
     if isinstance(source, Mapping):
         return arrays.named_arrays(source, "arrays")
     if not isinstance(source, tuple):
@@ -205,6 +205,6 @@ def _object_arrays(source: Any) -> dict[str, np.ndarray]:
 
 def _tensors(source: Any) -> tuple[Any, ...] | None:
     """The tensors of a torch ``TensorDataset`` of inputs, or of inputs and labels."""
-    if arrays.is_instance(source, "torch.utils.data", "TensorDataset") and len(source.tensors) <= 2:
+    if arrays.is_instance(source, "torch.utils.data", "TensorDataset") and len(source.tensors) in (1, 2):
         return source.tensors
     return None
