@@ -380,9 +380,8 @@ def test_results_cannot_replace_the_run_s_own_files(tmp_path, name):
 def test_results_lie_in_the_folder(tmp_path):
     with open_run(tmp_path / "run", REQUEST, show="quiet") as run:
         run.path("scores", "EKFAC").write_text("scores")
-        assert run.save_json("summary.json", {"lds": 0.5}).parent == run.folder
+        assert run.path("report.html").parent == run.folder
     assert (tmp_path / "run" / "scores" / "EKFAC").read_text() == "scores"
-    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {"lds": 0.5}
 
 
 @pytest.mark.parametrize("path", ["/", "."])

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from steelyard.records import Cost
 from steelyard.records.provenance import versions
 from steelyard.run import store
 from steelyard.run.cost import Meter
-from steelyard.run.files import explained, free_bytes, size_of, write_json
+from steelyard.run.files import explained, free_bytes, size_of
 from steelyard.run.manifest import Manifest, Status, now, write_manifest
 from steelyard.run.progress import Display, Progress, Silence
 
@@ -140,16 +139,6 @@ class Run:
         if not self.finished:
             with explained(folder):
                 path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def save_json(self, name: str, value: Any) -> Path:
-        """Write a JSON file into the run folder atomically; its path comes back.
-
-        Raises:
-            RunError: If the run is in memory, the disk is full, or the folder may not be written.
-        """
-        path = self.path(name)
-        self._meter.spend(disk_bytes=write_json(self._on_disk(name), path, value))
         return path
 
     @contextmanager

@@ -148,8 +148,9 @@ def new_matrix(folder: Path, key: str, shape: tuple[int, int], dtype: np.dtype) 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         # Asked first, because an allocation that fails has filled the disk for everybody before it fails.
-        if math.prod(shape) * dtype.itemsize + _RESERVE > free_bytes(path.parent):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        size = math.prod(shape) * dtype.itemsize
+        if size + _RESERVE > free_bytes(path.parent):
+            raise OSError(errno.ENOSPC, f"{path.name} needs {size / 2**20:,.0f} MiB")
         try:
             matrix = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
             with path.open("r+b") as file:
