@@ -29,7 +29,7 @@ def held_out_probabilities(problem: Problem, run: Run, *, folds: int = 5) -> Flo
     Raises:
         CapabilityError: If the learner offers no class probabilities.
         SettingError: If ``folds`` is below 2 or above the number of training examples.
-        DataError: If leaving out a fold would leave a class without examples.
+        DataError: If the labels are no classes, or a class has a single example.
         FitError: If a training fails.
     """
     learner = require(problem.learner, HasPredictions, method="held_out_probabilities", instead="act.drop")
@@ -63,6 +63,11 @@ def held_out_probabilities(problem: Problem, run: Run, *, folds: int = 5) -> Flo
 def _assign(problem: Problem, folds: int) -> Int[np.ndarray, " train"]:
     """Fold of every training example: shuffled, then dealt out label by label."""
     labels = problem.train.labels()
+    if labels.dtype.kind == "f":
+        raise DataError(
+            f"{problem.train.source}: the labels are measured numbers: there are no classes to predict.",
+            fix="use act.drop for regression; if they are classes, give them as whole numbers or text.",
+        )
     order = generator(problem.seed, "folds").permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     fold = np.empty(len(labels), dtype=np.int64)

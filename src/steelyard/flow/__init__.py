@@ -9,6 +9,7 @@ from steelyard.flow.problems import learner_of as learner_of
 from steelyard.flow.problems import problem_of as problem_of
 from steelyard.flow.scoring import attribute as attribute
 from steelyard.flow.scoring import explain as explain
+from steelyard.flow.scoring import with_predictions as with_predictions
 from steelyard.flow.valuing import value as value
 from steelyard.flow.valuing import value_table as value_table
 from steelyard.flow.verifying import METRICS as METRICS

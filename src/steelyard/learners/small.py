@@ -14,31 +14,35 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steelyard.errors import DataError, SettingError
+from steelyard.learners.torch_losses import Loss
 
 _WORDS = re.compile(r"\w+|[^\w\s]")
+_EMBEDDING_STD = 0.1
 PADDING, UNKNOWN = 0, 1
 """Tokens that every vocabulary begins with."""
 
 
-def perceptron(*widths: int, seed: int = 0) -> nn.Module:
+def perceptron(*widths: int) -> nn.Module:
     """A multilayer perceptron with ReLU between linear layers; the input is flattened.
 
     Args:
         widths: Numbers of inputs, of hidden units layer by layer, and of outputs.
-        seed: Of the initial parameters; the global random state is left as found.
+
+    Raises:
+        SettingError: If there are fewer than two.
 
     Example:
         >>> sum(p.numel() for p in perceptron(64, 48, 32, 10).parameters())
         5018
     """
     if len(widths) < 2:
-        raise SettingError(f"perceptron{widths}: at least inputs and outputs.", fix="perceptron(64, 32, 10)")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layers: list[nn.Module] = [nn.Flatten()]
-        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
-            layers += [nn.Linear(before, after), *([nn.ReLU()] if i < len(widths) - 2 else [])]
-        return nn.Sequential(*layers)
+        raise SettingError(
+            f"perceptron{widths}: expected inputs and outputs at least.", fix="perceptron(64, 32, 10)"
+        )
+    layers: list[nn.Module] = [nn.Flatten()]
+    for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        layers += [nn.Linear(before, after), *([nn.ReLU()] if i < len(widths) - 2 else [])]
+    return nn.Sequential(*layers)
 
 
 @dataclass(frozen=True)
@@ -84,26 +88,26 @@ class LanguageModel(nn.Module):
         width: Size of the hidden states.
         heads: Attention heads per block.
         blocks: Number of blocks.
-        seed: Of the initial parameters; the global random state is left as found.
+
+    Raises:
+        SettingError: If the heads do not divide the width.
     """
 
-    def __init__(  # noqa: PLR0913 - the shape of a transformer
-        self, vocabulary: int, *, length: int, width: int = 48, heads: int = 4, blocks: int = 1, seed: int = 0
+    def __init__(
+        self, vocabulary: int, *, length: int, width: int = 48, heads: int = 4, blocks: int = 1
     ) -> None:
         super().__init__()
         if width % heads:
             raise SettingError(
                 f"width {width} does not divide by {heads} heads.", fix="choose heads that divide it."
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.words = nn.Embedding(vocabulary, width)
-            self.positions = nn.Embedding(length, width)
-            self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(blocks))
-            self.norm = nn.LayerNorm(width)
-            self.output = nn.Linear(width, vocabulary, bias=False)
-            for table in (self.words, self.positions):
-                nn.init.normal_(table.weight, std=0.1)
+        self.words = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(length, width)
+        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, vocabulary, bias=False)
+        for table in (self.words, self.positions):
+            nn.init.normal_(table.weight, std=_EMBEDDING_STD)
 
     def forward(self, tokens: Int[Tensor, "text position"]) -> Float[Tensor, "text position word"]:
         """Logits of the next word after every position."""
@@ -131,15 +135,32 @@ class _Block(nn.Module):
         return hidden + self.narrow(nn.functional.gelu(self.widen(self.before_perceptron(hidden))))
 
 
-def next_word_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Float[Tensor, " text"]:
+def next_word_loss() -> Loss:
     """Mean negative log-likelihood of a text's words after the first, in nats per word, without padding."""
+    return Loss(_mean_over_words, unit="nats", sampled=_sampled_over_words)
+
+
+def _mean_over_words(model: nn.Module, batch: Mapping[str, Tensor]) -> Float[Tensor, " text"]:
     tokens = batch["tokens"]
+    known = tokens[:, 1:] != PADDING
+    return _summed(model(tokens[:, :-1]), tokens[:, 1:], known) / known.sum(1)
+
+
+def _sampled_over_words(
+    model: nn.Module, batch: Mapping[str, Tensor], generator: torch.Generator
+) -> Float[Tensor, " text"]:
+    tokens = batch["tokens"]
+    known = tokens[:, 1:] != PADDING
     logits = model(tokens[:, :-1])
-    wanted = tokens[:, 1:]
-    losses = nn.functional.cross_entropy(
-        logits.transpose(1, 2), wanted, ignore_index=PADDING, reduction="none"
-    )
-    return losses.sum(1) / (wanted != PADDING).sum(1)
+    chances = logits.detach().softmax(-1).flatten(0, 1)
+    drawn = torch.multinomial(chances, 1, generator=generator).view_as(known)
+    # Words are drawn independently, so variances add: 1/sqrt(T) where the mean over T words has 1/T.
+    return _summed(logits, drawn, known) / known.sum(1).sqrt()
+
+
+def _summed(logits: Tensor, words: Tensor, known: Tensor) -> Float[Tensor, " text"]:
+    losses = nn.functional.cross_entropy(logits.transpose(1, 2), words, reduction="none")
+    return (losses * known).sum(1)
 
 
 def _split(text: str) -> list[str]:

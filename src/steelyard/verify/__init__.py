@@ -5,6 +5,7 @@ of equal size would have shown, says how small an effect it could have seen, and
 noise exceeds signal. Nothing here scores or makes plans, and nothing reads fits that scoring saw.
 """
 
+from steelyard.verify.agreement import agreement as agreement
 from steelyard.verify.by_retraining import by_retraining as by_retraining
 from steelyard.verify.by_subsets import lds as lds
 from steelyard.verify.calibration import calibration as calibration

@@ -17,9 +17,9 @@ LEVEL = 0.95
 def agreement(problem: Problem, scores: Scores, *, column: str, top: int = 5) -> Evidence:
     """How often a query's strongest proponents agree with it in a column that the model never read.
 
-    For every query the share of its ``top`` proponents whose ``column`` equals the query's, minus the share of
-    all training examples for which it does, which is what random scores reach. The estimate is the mean share
-    over the queries (precision at ``top``).
+    The estimate is the share of a query's ``top`` proponents whose ``column`` equals the query's, averaged over
+    the queries (precision at ``top``). Random scores reach the share of all training examples for which it
+    does; query by query the difference from this chance is taken.
 
     This tells whether scores point at related examples, not whether removing these would matter: that is what
     refits are for. A method that only looks for similar words can score high here.
@@ -33,8 +33,8 @@ def agreement(problem: Problem, scores: Scores, *, column: str, top: int = 5) ->
         top: Proponents per query.
 
     Returns:
-        Evidence in precision, at 95 %: Student's interval over the queries, shifted by chance. Confirmed if it
-        lies above chance, refuted if it ends at or below chance, else inconclusive.
+        Evidence in precision, at 95 %: Student's interval over the queries, shifted by chance. Confirmed if
+        it lies above chance, refuted if it ends at or below chance, else inconclusive.
 
     Raises:
         SettingError: If ``top`` is out of range, there are fewer than two queries, or scores are per example.

@@ -1,0 +1,61 @@
+"""The loop on scans of handwritten digits, some with a wrong label: find them, repair them, prove it."""
+
+from steelyard import act, flow, report, score, verify
+from steelyard.collect.folds import held_out_probabilities
+from steelyard.data.sources import digits
+from steelyard.learners import SGD, Torch
+from steelyard.problem import Problem
+from steelyard.records import Report
+from steelyard.run import Run
+
+FLIPPED = 0.05
+
+
+def demo_digits(run: Run, *, seed: int = 0) -> Report:
+    """Attribute the test loss of a small network, find flipped labels, and verify by retraining.
+
+    1,000 digits to learn from, of which 5 % have a wrong label, and 150 to ask about. Suspects are ranked by
+    self-influence, without a look at the queries or at the truth.
+
+    Cost: about 190 fits of a network of 5,018 parameters.
+
+    Args:
+        run: Where everything is kept as it is finished.
+        seed: Of the split, the flipped labels and the model.
+    """
+    from steelyard.learners.small import perceptron
+
+    data = digits(train=1000, query=150, flip=FLIPPED, seed=seed)
+    learner = Torch(perceptron(64, 48, 32, 10), recipe=SGD(lr=0.05, momentum=0.9, epochs=20, batch_size=64))
+    problem = Problem(learner, data.train, data.query, seed=seed)
+    asked = score.EKFAC()(problem, run)
+    suspicion = score.SelfInfluence()(problem, run)
+    names = ("random", "loss", "class_similarity", "embedding_cosine", "grad_dot")
+    baselines = [score.by_name(name)(problem, run) for name in names]
+    count = len(data.flipped)
+    drop = act.drop(suspicion, count=count)
+    relabel = act.relabel(
+        suspicion,
+        problem.train,
+        probabilities=held_out_probabilities(problem, run),
+        predicted_by="models that did not see the example",
+        count=count,
+    )
+    pairs = [asked, *(scores for scores in baselines if scores.axis == "pair")]
+    evidence = [
+        *(verify.lds(problem, scores, subsets=48, run=run) for scores in pairs),
+        *(verify.mislabel_auc(scores, data.flipped) for scores in (asked, suspicion, *baselines)),
+        *(verify.by_retraining(problem, plan, seeds=3, run=run) for plan in (drop, relabel)),
+    ]
+    return report.build(
+        asked,
+        suspicion,
+        *baselines,
+        drop,
+        relabel,
+        *evidence,
+        train=problem.train,
+        query=flow.with_predictions(problem, run),
+        truth={"flipped": data.flipped.tolist()},
+        title=f"Digits: {count} of 1,000 training labels are wrong, and what they did",
+    )
