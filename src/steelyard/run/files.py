@@ -38,6 +38,7 @@ def write_atomically(folder: Path, target: Path, write: Callable[[BinaryIO], Non
     with explained(folder):
         place = folder / TEMPORARY
         place.mkdir(exist_ok=True)
+        upto = target.parent if target.parent.exists() else folder
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = place / secrets.token_hex(8)
         try:
@@ -50,7 +51,7 @@ def write_atomically(folder: Path, target: Path, write: Callable[[BinaryIO], Non
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        sync_folders(target.parent, folder)
+        sync_folders(target.parent, upto)
         return size
 
 
