@@ -1,8 +1,9 @@
 """Nearest neighbours by blocked matrix products, and exact k-nearest-neighbour Shapley values.
 
 One internal format: every (query, training example) pair becomes one 64-bit integer whose high bits are the
-rounded squared distance and whose low bits are the position and, for Shapley values, whether the labels agree.
-Sorting these integers sorts by distance, breaks ties by position, and brings the agreement along for nothing.
+rounded squared distance and whose low bits are the position and, for Shapley values, whether the labels
+agree. Sorting these integers sorts by distance, breaks ties by position, and brings the agreement along for
+nothing.
 """
 
 from collections.abc import Iterator
@@ -90,8 +91,8 @@ def knn_shapley(
     .. math:: v(S) = \frac1K \sum_{k=1}^{\min(K,|S|)} 1[y_{\alpha_k(S)} = y],
 
     the probability that the K-nearest-neighbour vote gives to the right label, where missing neighbours vote
-    for nothing. With examples ranked 1..N by distance and m_i = 1 where the labels agree, the recursion of the
-    source is summed in closed form:
+    for nothing. With examples ranked 1..N by distance and m_i = 1 where labels agree, the source's recursion
+    is summed in closed form:
 
     .. math:: s_i = \frac{m_i}{\max(K, i)} - \sum_{j>\max(i,K)} \frac{m_j}{j(j-1)},
 
@@ -195,8 +196,8 @@ def _shapley_of_sorted(row: np.ndarray, ranks: _Ranks, low: int, *, share_ties: 
 
 
 def _shapley_with_ties(agrees: np.ndarray, starts: np.ndarray, ranks: _Ranks) -> np.ndarray:
-    # Mean over all orders within each group of tied ranks. A member is at each rank equally often, and at every
-    # other rank stands one of the others, which agrees in (agreeing - own) / (size - 1) of the cases.
+    # Mean over all orders within each group of tied ranks. A member is at each rank equally often, and at
+    # every other rank stands one of the others, which agrees in (agreeing - own) / (size - 1) of the cases.
     ends = np.append(starts[1:], len(agrees))
     size = ends - starts
     agreeing = np.add.reduceat(agrees, starts)
