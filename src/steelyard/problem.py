@@ -20,7 +20,9 @@ class Fitted(Protocol):
     """A trained model, as its own learner knows it. Other code only passes it back to that learner."""
 
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """The seed that it was trained under."""
+        ...
 
 
 @runtime_checkable
@@ -66,7 +68,7 @@ class HasPredictions(Protocol):
     """Offers class probabilities."""
 
     def probabilities(self, fitted: Any, examples: Examples) -> np.ndarray:
-        """``float64["example class"]``, columns in the order of the label values 0, 1, …"""
+        """``float64["example class"]``, one column per label value, in order."""
         ...
 
 

@@ -38,7 +38,9 @@ class Plain:
         p = outputs.softmax(-1)
         return torch.diag_embed(p.sqrt()) - p[:, :, None] * p.sqrt()[:, None, :]
 
-    def sampled_loss_function(self, model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    def sampled_loss_function(
+        self, model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> Tensor:
         logits = model(batch["input"])
         labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
         return F.cross_entropy(logits, labels, reduction="none")
@@ -107,7 +109,9 @@ def cases() -> dict[str, tuple[nn.Module, Tensor, int]]:
     torch.manual_seed(0)
     flat, image, signal = torch.randn(11, 5), torch.randn(11, 2, 7, 7), torch.randn(11, 2, 9)
     tokens = torch.randint(0, 13, (11, 6))
-    mlp = nn.Sequential(nn.Linear(5, 7), nn.ReLU(inplace=True), nn.Linear(7, 4, bias=False), nn.Tanh(), nn.Linear(4, 3))
+    mlp = nn.Sequential(
+        nn.Linear(5, 7), nn.ReLU(inplace=True), nn.Linear(7, 4, bias=False), nn.Tanh(), nn.Linear(4, 3)
+    )
     frozen = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
     frozen[0].weight.requires_grad_(False)
     frozen[2].bias.requires_grad_(False)
@@ -118,7 +122,9 @@ def cases() -> dict[str, tuple[nn.Module, Tensor, int]]:
     )  # fmt: skip
     with torch.no_grad():
         cnn(image * 3 + 1)  # running statistics away from their start
-    conv1d = nn.Sequential(nn.Conv1d(2, 3, 3, dilation=2, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(15, 3))
+    conv1d = nn.Sequential(
+        nn.Conv1d(2, 3, 3, dilation=2, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(15, 3)
+    )
     norms = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Tanh(), nn.RMSNorm(6), nn.Linear(6, 3))
     return {
         "mlp": (mlp, flat, 3),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from steelyard.gradients.engine import TorchGradients
-from steelyard.gradients.projection import Projection
+from steelyard.gradients.signs import Projection
 from tests.gradients.models import Plain, cases, examples
 
 pytestmark = pytest.mark.reference
@@ -49,7 +49,10 @@ def test_products_and_norms_equal_those_of_full_gradients(name: str) -> None:
     np.testing.assert_allclose(engine.self_products(train), (g**2).sum(1), rtol=1e-9)
     unit = engine.prepare(query, unit_norm=True)
     np.testing.assert_allclose(
-        engine.products(train, unit), g @ (q / np.linalg.norm(q, axis=1, keepdims=True)).T, rtol=1e-9, atol=1e-12
+        engine.products(train, unit),
+        g @ (q / np.linalg.norm(q, axis=1, keepdims=True)).T,
+        rtol=1e-9,
+        atol=1e-12,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.linalg.blas import dsyrk  # pyright: ignore[reportAttributeAccessIssue] - compiled, without stubs
 
 from steelyard.errors import SettingError
 from steelyard.gradients.engine import Differentiable, TorchGradients
@@ -53,9 +54,13 @@ def gauss_newton(
             f"the exact Gauss-Newton matrix of {engine.size:,} parameters takes {engine.size**2 * 8 / 2**30:,.0f} GiB.",
             fix="use ekfac, or a model of at most 20,000 parameters.",
         )
-    total = torch.zeros(engine.size, engine.size, dtype=torch.float64)
-    for _, found in fisher_gradients(engine, learner, examples, kind="exact", weights=weights):
-        rows = engine.rows(found)
-        total.addmm_(rows.T, rows)
-    total.diagonal().add_(len(examples) * decay)
-    return total.numpy()
+    total = np.zeros((engine.size, engine.size), order="F")
+    for batch in fisher_gradients(engine, learner, examples, kind="exact", weights=weights):
+        rows = engine.rows(batch.factors)
+        if batch.weights is not None:
+            rows = rows * batch.weights.sqrt()[:, None]
+        # One triangle is half the multiplications of a general product.
+        dsyrk(1.0, rows.numpy().T, beta=1.0, c=total, lower=1, overwrite_c=1)
+    total += np.tril(total, -1).T
+    total[np.diag_indices_from(total)] += len(examples) * decay
+    return total

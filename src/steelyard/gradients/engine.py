@@ -7,8 +7,9 @@ equal those of each example alone. So a model that uses a layer's weight behind 
 shares weights gets correct gradients, and the record names what was slower than it could be.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from steelyard.errors import ModelError, NumericsError
+from steelyard.gradients.coverage import Coverage, cover, split_matrix, split_rows
 from steelyard.gradients.factors import (
     Factors,
     Lookup,
@@ -28,10 +29,12 @@ from steelyard.gradients.factors import (
     ghost_is_cheaper,
     squared_norms,
 )
-from steelyard.gradients.fallback import Batch, Function, row_gradients
+from steelyard.gradients.fallback import Batch, Function
 from steelyard.gradients.kronecker import KroneckerMetric
-from steelyard.gradients.projection import BlockProjector, Projection, block_projector
-from steelyard.gradients.taps import Block, Recorder, recording, tappable
+from steelyard.gradients.passes import check_finite, functional_factors, length, one_pass, paused
+from steelyard.gradients.projection import BlockProjector, block_projector
+from steelyard.gradients.signs import Projection
+from steelyard.gradients.taps import recording
 from steelyard.records import Examples
 
 Of = Literal["loss", "measurement"]
@@ -45,7 +48,9 @@ class Differentiable(Protocol):
     """What the engine asks of a learner; ``learners.torch.Torch`` offers it."""
 
     @property
-    def measurement(self) -> object: ...
+    def measurement(self) -> object:
+        """What is measured on queries; tells whether lower is better."""
+        ...
 
     def load(self, fitted: object) -> nn.Module:
         """The model with the fitted parameters, in evaluation mode."""
@@ -77,23 +82,6 @@ class QuerySide:
     count: int
 
 
-@dataclass(frozen=True, eq=False)
-class Coverage:
-    """Which parameter is served by what.
-
-    Attributes:
-        blocks: Tapped layers.
-        broadcast: Parameters with one copy per example in the same pass.
-        functional: Parameters that go through ``torch.func``, one more pass.
-        notes: In words, for the record.
-    """
-
-    blocks: tuple[Block, ...]
-    broadcast: tuple[str, ...]
-    functional: tuple[str, ...]
-    notes: tuple[str, ...] = field(default=())
-
-
 class TorchGradients:
     """The gradient engine at one fitted model.
 
@@ -116,10 +104,9 @@ class TorchGradients:
         batch_size: int | None = None,
     ) -> None:
         self._learner = learner
+        self._fitted = fitted
         model = learner.load(fitted)
         if dtype is not None:
-            import copy
-
             model = copy.deepcopy(model).to(dtype)
         self.model = model
         self._dtype = dtype
@@ -133,6 +120,10 @@ class TorchGradients:
         """Number of trainable parameters."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
+    def widened(self) -> "TorchGradients":
+        """The same gradients, computed in float64 throughout."""
+        return TorchGradients(self._learner, self._fitted, dtype=torch.float64)
+
     def notes(self, examples: Examples) -> tuple[str, ...]:
         """Fallbacks and handled cases, in words."""
         return self.coverage(examples).notes
@@ -141,7 +132,7 @@ class TorchGradients:
         """Which parameter is served by what, tested on up to three of the examples the first time."""
         if self._coverage is None:
             batch = next(self._raw_batches(examples, min(_PROBE, len(examples))))
-            self._coverage = _cover(self.model, self._learner.loss_function, batch)
+            self._coverage = cover(self.model, self._learner.loss_function, batch)
             if self._batch_size is None:
                 self._batch_size = self._choose_batch_size(batch)
         return self._coverage
@@ -169,8 +160,8 @@ class TorchGradients:
         with recording(self.model, coverage.blocks, coverage.broadcast) as recorder:
             for batch in self._raw_batches(examples, self._batch_size or 1):
                 count = length(batch)
-                values = _pass(recorder, self.model, function, batch)
-                _check_finite(values, examples, start)
+                values = one_pass(recorder, self.model, function, batch)
+                check_finite(values, examples, start)
                 found = recorder.factors()
                 if coverage.functional:
                     with paused(recorder):
@@ -249,8 +240,12 @@ class TorchGradients:
         out: list[Tensor] = []
         projectors: dict[str, BlockProjector] = {}
         for found in self.capture(examples, of):
-            parts = [_project(projectors, projection, name, factors) for name, factors in sorted(found.items())]
-            out.append((torch.stack(parts).sum(0) if projection.kind == "dense" else torch.cat(parts, 1)).cpu())
+            parts = [
+                _project(projectors, projection, name, factors) for name, factors in sorted(found.items())
+            ]
+            out.append(
+                (torch.stack(parts).sum(0) if projection.kind == "dense" else torch.cat(parts, 1)).cpu()
+            )
         return torch.cat(out).numpy()
 
     def dense(self, examples: Examples, of: Of = "loss") -> Float[np.ndarray, "example param"]:
@@ -267,14 +262,16 @@ class TorchGradients:
         blocks = {block.name: block for block in (self._coverage.blocks if self._coverage else ())}
         for name, factors in found.items():
             if name in blocks and isinstance(factors, Outer | Lookup):
-                by_parameter.update(_split_matrix(blocks[name], factors.full()))
+                by_parameter.update(split_matrix(blocks[name], factors.full()))
             elif name in blocks:
-                by_parameter.update(_split_rows(blocks[name], factors, self.model))
+                by_parameter.update(split_rows(blocks[name], factors, self.model))
             else:
                 by_parameter[name] = flat(factors)
         parameters = dict(self.model.named_parameters())
         parts = [
-            by_parameter[name] if name in by_parameter else parameters[name].new_zeros(count, parameters[name].numel())
+            by_parameter[name]
+            if name in by_parameter
+            else parameters[name].new_zeros(count, parameters[name].numel())
             for name in self.names
         ]
         return torch.cat(parts, 1)
@@ -296,187 +293,14 @@ class TorchGradients:
         if coverage is None:
             return 1
         with recording(self.model, coverage.blocks, coverage.broadcast) as recorder:
-            _pass(recorder, self.model, self._learner.loss_function, batch)
+            one_pass(recorder, self.model, self._learner.loss_function, batch)
             found = recorder.factors()
         numbers = sum(t.numel() for f in found.values() for t in vars(f).values() if isinstance(t, Tensor))
         return int(min(_LARGEST_BATCH, max(1, _BATCH_BYTES // max(1, 8 * numbers // length(batch)))))
 
 
-def _pass(recorder: Recorder, model: nn.Module, function: Function, batch: Batch) -> Tensor:
-    recorder.begin(length(batch))
-    values = function(model, batch)
-    if values.requires_grad:
-        values.sum().backward()
-    return values.detach()
-
-
-def length(batch: Batch) -> int:
-    """Number of examples in a batch."""
-    return len(next(iter(batch.values())))
-
-
 def _count(found: Mapping[str, Factors]) -> int:
     return len(next(iter(found.values())))
-
-
-def _check_finite(values: Tensor, examples: Examples, start: int) -> None:
-    bad = torch.nonzero(~torch.isfinite(values))
-    if len(bad):
-        position = start + int(bad[0, 0])
-        raise NumericsError(
-            f"{examples.source}: the value of example {str(examples.ids[position])!r} is "
-            f"{float(values[bad[0, 0]])}, so its gradient has no meaning.",
-            fix="look at this example for extreme values, or compute in a wider number type.",
-        )
-
-
-class paused:  # reads as a context
-    """Give the model its own parameters back for a pass of ``torch.func`` within a recording."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    def __enter__(self) -> None:
-        self._recorder.listening = False
-        for owner, key, parameter in self._recorder.broadcast.values():
-            owner.__dict__.pop(key, None)
-            owner._parameters[key] = parameter
-
-    def __exit__(self, *_: object) -> None:
-        for owner, key, _parameter in self._recorder.broadcast.values():
-            del owner._parameters[key]
-        self._recorder.listening = True
-
-
-def functional_factors(
-    model: nn.Module, function: Function, batch: Batch, names: Sequence[str]
-) -> dict[str, Factors]:
-    """Gradients of the parameters that fall back to ``torch.func``."""
-    gradients, _ = row_gradients(model, function, batch, names)
-    return {name: Rows(rows) for name, rows in gradients.items()}
-
-
-def _cover(model: nn.Module, function: Function, batch: Batch) -> Coverage:
-    """Assign every trainable parameter to a tap, a broadcast copy or the fallback, by test."""
-    truth = _alone(model, function, batch)
-    blocks = _trusted_blocks(model, function, batch, truth)
-    covered = {name for block in blocks for name in block.parameters}
-    left = [name for name in truth if name not in covered and bool(truth[name].abs().sum() > 0)]
-    shared = _shared(model)
-    broadcast = [name for name in left if name not in shared and _broadcast_works(model, function, batch, name, truth)]
-    functional = [name for name in left if name not in broadcast]
-    notes: list[str] = []
-    if functional:
-        rows, vectorised = row_gradients(model, function, batch, functional)
-        wrong = [name for name in functional if not _close(rows[name], truth[name])]
-        if wrong:
-            raise ModelError(
-                f"the per-example gradient of parameter {wrong[0]!r} differs between a batch and the example alone.",
-                fix="make the loss of an example independent of the other examples in its batch, and the "
-                "forward pass deterministic (dropout off, no batch statistics).",
-            )
-        how = "torch.func" if vectorised else "one pass per example (torch.func cannot vectorise this model)"
-        named = ", ".join(functional[:6]) + (", …" if len(functional) > 6 else "")
-        why = " (shared between layers)" if set(functional) <= shared else ""
-        notes.append(f"gradients of {len(functional)} parameters by {how}{why}: {named}")
-    unused = [name for name in truth if name not in covered and name not in left]
-    if unused:
-        notes.append(f"no gradient reaches {len(unused)} parameters, such as {unused[0]}")
-    return Coverage(tuple(blocks), tuple(broadcast), tuple(functional), tuple(notes))
-
-
-def _alone(model: nn.Module, function: Function, batch: Batch) -> dict[str, Tensor]:
-    """Gradients of each example in a batch of its own, by plain autograd: the truth that others are held to."""
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    parameters = dict(model.named_parameters())
-    rows: dict[str, list[Tensor]] = {name: [] for name in names}
-    with torch.enable_grad():
-        for i in range(length(batch)):
-            value = function(model, {key: tensor[i : i + 1] for key, tensor in batch.items()}).sum()
-            grads = torch.autograd.grad(value, [parameters[name] for name in names], allow_unused=True)
-            for name, grad in zip(names, grads, strict=True):
-                rows[name].append(torch.zeros_like(parameters[name]) if grad is None else grad)
-    return {name: torch.stack(found).flatten(1).detach() for name, found in rows.items()}
-
-
-def _trusted_blocks(
-    model: nn.Module, function: Function, batch: Batch, truth: Mapping[str, Tensor]
-) -> list[Block]:
-    blocks = tappable(model)
-    try:
-        found = _recorded(model, function, batch, blocks, ())
-    except (RuntimeError, ValueError, TypeError):
-        # One layer with an unexpected shape must not cost the others their taps.
-        return [block for block in blocks if _one_works(model, function, batch, block, truth)]
-    return [block for block in blocks if block.name in found and _agrees(block, found[block.name], model, truth)]
-
-
-def _one_works(
-    model: nn.Module, function: Function, batch: Batch, block: Block, truth: Mapping[str, Tensor]
-) -> bool:
-    try:
-        found = _recorded(model, function, batch, [block], ())
-        return block.name in found and _agrees(block, found[block.name], model, truth)
-    except (RuntimeError, ValueError, TypeError):
-        return False
-
-
-def _broadcast_works(
-    model: nn.Module, function: Function, batch: Batch, name: str, truth: Mapping[str, Tensor]
-) -> bool:
-    try:
-        found = _recorded(model, function, batch, (), (name,))
-    except (RuntimeError, ValueError, TypeError, IndexError):
-        return False
-    return name in found and _close(flat(found[name]), truth[name])
-
-
-def _recorded(
-    model: nn.Module, function: Function, batch: Batch, blocks: Sequence[Block], broadcast: Sequence[str]
-) -> dict[str, Factors]:
-    with recording(model, blocks, broadcast) as recorder:
-        _pass(recorder, model, function, batch)
-        return recorder.factors()
-
-
-def _agrees(block: Block, factors: Factors, model: nn.Module, truth: Mapping[str, Tensor]) -> bool:
-    if isinstance(factors, Rows):
-        parts = _split_rows(block, factors, model)
-    else:
-        parts = _split_matrix(block, factors.full())
-    return all(_close(part, truth[name]) for name, part in parts.items())
-
-
-def _close(rows: Tensor, truth: Tensor) -> bool:
-    if rows.shape != truth.shape:
-        return False
-    precise = truth.dtype == torch.float64
-    size = float(truth.abs().max())
-    return float((rows - truth).abs().max()) <= (1e-9 if precise else 2e-4) * max(size, 1e-12)
-
-
-def _split_matrix(block: Block, matrices: Tensor) -> dict[str, Tensor]:
-    parts: dict[str, Tensor] = {}
-    if block.bias is not None:
-        parts[block.bias] = matrices[:, :, -1]
-        matrices = matrices[:, :, :-1]
-    if block.weight is not None:
-        parts[block.weight] = matrices.flatten(1)
-    return parts
-
-
-def _split_rows(block: Block, factors: Factors, model: nn.Module) -> dict[str, Tensor]:
-    parameters, rows = dict(model.named_parameters()), flat(factors)
-    sizes = [parameters[name].numel() for name in block.parameters]
-    return dict(zip(block.parameters, rows.split(sizes, dim=1), strict=True))
-
-
-def _shared(model: nn.Module) -> set[str]:
-    """Names of parameters that several modules hold."""
-    seen: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        seen.setdefault(id(parameter), []).append(name)
-    return {name for names in seen.values() if len(names) > 1 for name in names}
 
 
 def scaled(factors: Factors, scale: Tensor) -> Factors:

@@ -217,6 +217,8 @@ def join_positions(parts: list[Factors]) -> Factors:
         return Outer(torch.cat([p.inputs for p in outers], 1), torch.cat([p.grads for p in outers], 1))
     if isinstance(first, Lookup):
         lookups = [part for part in parts if isinstance(part, Lookup)]
-        return Lookup(torch.cat([p.index for p in lookups], 1), torch.cat([p.grads for p in lookups], 1), first.rows)
+        return Lookup(
+            torch.cat([p.index for p in lookups], 1), torch.cat([p.grads for p in lookups], 1), first.rows
+        )
     rows = [part for part in parts if isinstance(part, Rows)]
     return Rows(torch.stack([p.values for p in rows]).sum(0))

@@ -15,9 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from steelyard.gradients.engine import TorchGradients, functional_factors, length, paused, scaled
+from steelyard.gradients.engine import TorchGradients
 from steelyard.gradients.factors import Factors
-from steelyard.gradients.fallback import Batch
+from steelyard.gradients.fallback import Batch, Function
+from steelyard.gradients.kronecker import Weighted
+from steelyard.gradients.passes import functional_factors, length, paused
 from steelyard.gradients.taps import recording
 from steelyard.records import Examples
 
@@ -29,14 +31,16 @@ class HasOutputs(Protocol):
     """A learner that knows its outputs and its loss's curvature in them, or can draw labels."""
 
     def output_function(self, model: nn.Module, batch: Batch) -> Tensor:
-        """``[batch, output]``"""
+        """``[batch, output]`` What the loss reads."""
         ...
 
     def output_hessian_factor(self, outputs: Tensor, batch: Batch) -> Tensor:
         """``[batch, output, column]`` R with R R^T the Hessian of each loss in its outputs."""
         ...
 
-    def sampled_loss_function(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor | None:
+    def sampled_loss_function(
+        self, model: nn.Module, batch: Batch, generator: torch.Generator
+    ) -> Tensor | None:
         """``[batch]`` Losses at labels drawn from the model; None where the loss has no known distribution."""
         ...
 
@@ -49,10 +53,8 @@ def fisher_gradients(
     kind: Fisher,
     weights: Float[np.ndarray, " example"] | None = None,
     seed: int = 0,
-) -> Iterator[tuple[bool, dict[str, Factors]]]:
-    """Batches of gradients, each with a flag that is True where its examples come for the first time.
-
-    Every gradient is scaled by the square root of its example's weight, so second moments are weighted by it.
+) -> Iterator[Weighted]:
+    """Batches of gradients with the weights of their examples in the training loss.
 
     Args:
         engine: At the fitted model.
@@ -62,14 +64,15 @@ def fisher_gradients(
         weights: Weight of every example in the training loss; 1 if None.
         seed: Of the drawn labels.
     """
-    source = _exact(engine, learner, examples) if kind == "exact" else _single(engine, learner, examples, kind, seed)
-    roots = None if weights is None else torch.from_numpy(np.sqrt(weights))
+    source = (
+        _exact(engine, learner, examples)
+        if kind == "exact"
+        else _single(engine, learner, examples, kind, seed)
+    )
     for start, first, found in source:
-        if roots is None:
-            yield first, found
-        else:
-            count = len(next(iter(found.values())))
-            yield first, {name: scaled(factors, roots[start : start + count]) for name, factors in found.items()}
+        count = len(next(iter(found.values())))
+        part = None if weights is None else torch.from_numpy(weights[start : start + count])
+        yield Weighted(found, part, first=first)
 
 
 def _single(
@@ -83,7 +86,9 @@ def _single(
             raise TypeError("this loss has no known distribution to draw labels from")
         return losses
 
-    captured = engine.capture_function(examples, drawn) if kind == "sampled" else engine.capture(examples, "loss")
+    captured = (
+        engine.capture_function(examples, drawn) if kind == "sampled" else engine.capture(examples, "loss")
+    )
     start = 0
     for found in captured:
         yield start, True, found
@@ -114,12 +119,10 @@ def _exact(
             start += count
 
 
-def _column(learner: HasOutputs, r: int):  # noqa: ANN202 - a closure with the signature of Function
+def _column(learner: HasOutputs, r: int) -> Function:
     def value(model: nn.Module, batch: Batch) -> Tensor:
         outputs = learner.output_function(model, batch)
         columns = learner.output_hessian_factor(outputs.detach(), batch)
         return (outputs * columns[:, :, r]).sum(1)
 
     return value
-
-

@@ -23,7 +23,28 @@ from steelyard.errors import NumericsError, SettingError
 from steelyard.gradients.factors import _CHUNK_ELEMENTS, Factors, Lookup, Outer, Rows
 
 _LARGEST_DENSE = 1024
-Captured = Callable[[], Iterator[tuple[bool, dict[str, Factors]]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """One batch of gradients on its way into second moments.
+
+    Attributes:
+        factors: Per block.
+        weights: ``[" example"]`` Weight of every example in the training loss; None for ones.
+        first: Whether these examples are seen for the first time: one example may come with several output
+            gradients, whose second moments add up while its inputs count once.
+    """
+
+    factors: Mapping[str, Factors]
+    weights: Tensor | None
+    first: bool
+
+    def __len__(self) -> int:
+        return len(next(iter(self.factors.values())))
+
+
+Captured = Callable[[], Iterator[Weighted]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,55 +145,71 @@ class _Covariance:
     left: Tensor | None = None
     right: Tensor | None = None
     examples: int = 0
-    positions: float = 0.0
+    positions: float = 0.0  # weighted, so that the input side is a weighted mean
 
 
 def fit_bases(captured: Captured) -> dict[str, np.ndarray]:
     """Eigenvectors and Kronecker eigenvalues of every block: the first pass, and all of K-FAC.
 
     Args:
-        captured: Gives batches of factors of (pseudo-)gradients, each with a flag that is True where the batch
-            shows its examples for the first time: one example may come with several output gradients, whose
-            second moments add up while its inputs count once.
+        captured: Gives batches of (pseudo-)gradients.
 
     Returns:
         Arrays ``<block>|left``, ``<block>|right`` and ``<block>|kfac`` (eigenvalues of the Kronecker product).
     """
     moments: dict[str, _Covariance] = {}
-    for first, found in captured():
-        for name, factors in found.items():
-            _accumulate(moments.setdefault(name, _Covariance()), factors, first)
+    for batch in captured():
+        for name, factors in batch.factors.items():
+            _accumulate(moments.setdefault(name, _Covariance()), factors, batch)
     arrays: dict[str, np.ndarray] = {}
     for name, moment in moments.items():
         arrays.update({f"{name}|{key}": value for key, value in _decompose(moment).items()})
     return arrays
 
 
-def _accumulate(moment: _Covariance, factors: Factors, first: bool) -> None:  # noqa: FBT001
-    if first:
+def _accumulate(moment: _Covariance, factors: Factors, batch: Weighted) -> None:
+    if batch.first:
         moment.examples += len(factors)
     if isinstance(factors, Rows):
-        rows = factors.values
+        rows, weights = factors.values, _per_row(batch.weights, len(factors), 1)
         dense = rows.shape[1] <= _LARGEST_DENSE
-        moment.right = _add(moment.right, rows.T @ rows if dense else rows.square().sum(0))
+        moment.right = _add(moment.right, _second(rows, weights) if dense else _diagonal(rows, weights))
         return
+    positions = factors.grads.shape[1]
+    weights = _per_row(batch.weights, len(factors), positions)
     grads = factors.grads.flatten(0, 1)
-    outer = grads.T @ grads
+    outer = _second(grads, weights)
     if isinstance(factors, Lookup):
         moment.right = _add(moment.right, outer)
-        if first:
-            live = (factors.grads != 0).any(-1).flatten()
-            counts = torch.bincount(factors.index.flatten()[live], minlength=factors.rows)
-            moment.left = _add(moment.left, counts.to(grads.dtype))
-            moment.positions += float(live.sum())
+        if batch.first:
+            live = (grads != 0).any(-1).to(grads.dtype)
+            counts = torch.bincount(
+                factors.index.flatten(), live if weights is None else live * weights, factors.rows
+            )
+            moment.left = _add(moment.left, counts)
+            moment.positions += float(counts.sum())
         return
     moment.left = _add(moment.left, outer)
-    if first:
+    if batch.first:
         inputs = factors.inputs.flatten(0, 1)
-        if factors.grads.shape[1] > 1:
-            inputs = inputs[(grads != 0).any(-1)]
-        moment.right = _add(moment.right, inputs.T @ inputs)
-        moment.positions += len(inputs)
+        if positions > 1:
+            live = (grads != 0).any(-1)
+            inputs, weights = inputs[live], None if weights is None else weights[live]
+        moment.right = _add(moment.right, _second(inputs, weights))
+        moment.positions += len(inputs) if weights is None else float(weights.sum())
+
+
+def _per_row(weights: Tensor | None, examples: int, positions: int) -> Tensor | None:
+    return None if weights is None else weights[:, None].expand(examples, positions).reshape(-1)
+
+
+def _second(rows: Tensor, weights: Tensor | None) -> Tensor:
+    return rows.T @ (rows if weights is None else rows * weights.to(rows)[:, None])
+
+
+def _diagonal(rows: Tensor, weights: Tensor | None) -> Tensor:
+    squares = rows.square()
+    return (squares if weights is None else squares * weights.to(rows)[:, None]).sum(0)
 
 
 def _add(total: Tensor | None, part: Tensor) -> Tensor:
@@ -220,23 +257,28 @@ def fit_eigenvalues(captured: Captured, bases: Mapping[str, np.ndarray]) -> dict
     blocks = eigen_blocks(bases, "kfac")
     sums: dict[str, Tensor] = {}
     examples = 0
-    for first, found in captured():
-        examples += len(next(iter(found.values()))) if first else 0
-        for name, factors in found.items():
-            sums[name] = _add(sums.get(name), _squares(blocks[name], factors))
+    for batch in captured():
+        examples += len(batch) if batch.first else 0
+        for name, factors in batch.factors.items():
+            sums[name] = _add(sums.get(name), _squares(blocks[name], factors, batch.weights))
     return {f"{name}|ekfac": (total / max(1, examples)).numpy() for name, total in sums.items()}
 
 
-def _squares(block: EigenBlock, factors: Factors) -> Tensor:
+def _squares(block: EigenBlock, factors: Factors, weights: Tensor | None) -> Tensor:
     if isinstance(factors, Outer) and factors.inputs.shape[1] == 1:
-        grads = factors.grads[:, 0] if block.left is None else factors.grads[:, 0] @ block.left.to(factors.grads)
+        grads = (
+            factors.grads[:, 0] if block.left is None else factors.grads[:, 0] @ block.left.to(factors.grads)
+        )
         inputs = factors.inputs[:, 0]
-        inputs = inputs if block.right is None else inputs @ block.right.to(inputs)
-        return grads.square().T @ inputs.square()
+        inputs = (inputs if block.right is None else inputs @ block.right.to(inputs)).square()
+        return grads.square().T @ (inputs if weights is None else inputs * weights.to(inputs)[:, None])
     step = max(1, _CHUNK_ELEMENTS // max(1, block.values.numel()))
     total = torch.zeros(block.values.shape, dtype=torch.float64)
     for start in range(0, len(factors), step):
-        total += block.rotate(factors.slice(start, start + step)).square().sum(0).cpu()
+        squares = block.rotate(factors.slice(start, start + step)).square()
+        if weights is not None:
+            squares = squares * weights[start : start + step].to(squares)[:, None, None]
+        total += squares.sum(0).cpu()
     return total
 
 
@@ -253,13 +295,17 @@ def eigen_blocks(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, Eigen
         return torch.from_numpy(np.array(arrays[key])) if key in arrays else None
 
     return {
-        name: EigenBlock(tensor(f"{name}|left"), tensor(f"{name}|right"), torch.from_numpy(np.array(arrays[f"{name}|{kind}"])))
+        name: EigenBlock(
+            tensor(f"{name}|left"),
+            tensor(f"{name}|right"),
+            torch.from_numpy(np.array(arrays[f"{name}|{kind}"])),
+        )
         for name in names
     }
 
 
 def resolve_damping(
-    blocks: Mapping[str, EigenBlock], damping: float | str
+    blocks: Mapping[str, EigenBlock], damping: float | int | str
 ) -> tuple[dict[str, float], str]:
     """Damping per block, and the reason in words.
 

@@ -19,7 +19,9 @@ from steelyard.gradients.factors import Factors, Lookup, Outer, Rows, join_posit
 # Layers whose own forward is known. A subclass with another forward is not tapped: it falls back.
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 _NORMS = tuple(
-    kind for kind in (nn.LayerNorm, getattr(nn, "RMSNorm", None), nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d) if kind
+    kind
+    for kind in (nn.LayerNorm, getattr(nn, "RMSNorm", None), nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
+    if kind
 )
 
 
@@ -181,7 +183,8 @@ def recording(model: nn.Module, blocks: Sequence[Block], broadcast: Sequence[str
     recorder = Recorder(model, blocks, broadcast)
     anchor = torch.zeros((), requires_grad=True)
     handles = [
-        recorder.modules[block.name].register_forward_hook(_hook(recorder, block.name, anchor)) for block in blocks
+        recorder.modules[block.name].register_forward_hook(_hook(recorder, block.name, anchor))
+        for block in blocks
     ]
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = {module: module.training for module in model.modules()}

@@ -78,7 +78,9 @@ class Evidence:
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise DataError(f"{path}: not evidence: {error}.", fix="give a file written by Evidence.save.") from error
+            raise DataError(
+                f"{path}: not evidence: {error}.", fix="give a file written by Evidence.save."
+            ) from error
         if values.pop("steelyard", None) != "evidence":
             raise DataError(f"{path}: not evidence.", fix="give a file written by Evidence.save.")
         values["interval"] = tuple(values["interval"])

@@ -46,7 +46,9 @@ class Plan:
                 fix="give one reason per example.",
             )
         if self.action == "relabel" and (self.labels is None or self.previous is None):
-            raise ShapeError("A relabel plan needs labels and previous labels.", fix="give labels= and previous=.")
+            raise ShapeError(
+                "A relabel plan needs labels and previous labels.", fix="give labels= and previous=."
+            )
         if self.action == "weigh" and self.weights is None:
             raise ShapeError("A weigh plan needs weights.", fix="give weights=, one per id.")
 
@@ -141,7 +143,9 @@ class Plan:
         try:
             head, *rows = (json.loads(line) for line in lines)
         except ValueError as error:
-            raise DataError(f"{path}: not a plan: {error}.", fix="give a file written by Plan.save.") from error
+            raise DataError(
+                f"{path}: not a plan: {error}.", fix="give a file written by Plan.save."
+            ) from error
         if not isinstance(head, dict) or head.get("steelyard") != "plan":
             raise DataError(f"{path}, line 1: not a plan.", fix="give a file written by Plan.save.")
 

@@ -1,5 +1,6 @@
 """Where a record came from: settings as given and as resolved, versions, seeds, data checksums, cost."""
 
+import functools
 import importlib.metadata
 import platform
 import sys
@@ -22,9 +23,9 @@ class Cost:
         disk_bytes: Bytes written to the run folder.
     """
 
-    gradients: float = 0.0
+    gradients: float | int = 0.0
     fits: int = 0
-    seconds: float = 0.0
+    seconds: float | int = 0.0
     peak_bytes: int = 0
     disk_bytes: int = 0
 
@@ -104,8 +105,16 @@ def versions() -> dict[str, str]:
     for name in _VERSIONED:
         module = {"scikit-learn": "sklearn"}.get(name, name)
         if module in sys.modules or name == "steelyard":
-            try:
-                found[name] = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                continue
+            version = _installed(name)
+            if version:
+                found[name] = version
     return found
+
+
+@functools.cache
+def _installed(name: str) -> str | None:
+    # Reading a package's metadata takes ten milliseconds; every record asks for the same few.
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -40,8 +40,8 @@ def extremes(blocks: Iterable[tuple[int, np.ndarray]], k: int, *, highest: bool)
         if values is not None and rows is not None:
             block, index = np.concatenate([values, block]), np.concatenate([rows, index])
         if len(block) > 4 * k:
-            block, index = _thin(block, index, k, highest)
-        rows, values = _keep(block, index, k, highest)
+            block, index = _thin(block, index, k, highest=highest)
+        rows, values = _keep(block, index, k, highest=highest)
     if rows is None or values is None:
         return Extremes(np.zeros((0, 0), dtype=np.int64), np.zeros((0, 0)))
     return Extremes(rows, values)
@@ -50,7 +50,7 @@ def extremes(blocks: Iterable[tuple[int, np.ndarray]], k: int, *, highest: bool)
 def merge(first: Extremes, second: Extremes, k: int, *, highest: bool) -> Extremes:
     """The k extreme rows per column among those of two disjoint sets of rows."""
     rows = np.concatenate([first.rows, second.rows])
-    return Extremes(*_keep(np.concatenate([first.values, second.values]), rows, k, highest))
+    return Extremes(*_keep(np.concatenate([first.values, second.values]), rows, k, highest=highest))
 
 
 def top_frame(
@@ -86,7 +86,7 @@ def top_frame(
     )
 
 
-def _thin(block: np.ndarray, index: np.ndarray, k: int, highest: bool) -> tuple[np.ndarray, np.ndarray]:
+def _thin(block: np.ndarray, index: np.ndarray, k: int, *, highest: bool) -> tuple[np.ndarray, np.ndarray]:
     # A partial sort leaves ties in any order, so every row that ties with the k-th is kept for the exact sort.
     kth = np.partition(-block if highest else block, k - 1, axis=0)[k - 1]
     wanted = (-block if highest else block) <= kth
@@ -94,6 +94,6 @@ def _thin(block: np.ndarray, index: np.ndarray, k: int, highest: bool) -> tuple[
     return block[rows], index[rows]
 
 
-def _keep(block: np.ndarray, index: np.ndarray, k: int, highest: bool) -> tuple[np.ndarray, np.ndarray]:
+def _keep(block: np.ndarray, index: np.ndarray, k: int, *, highest: bool) -> tuple[np.ndarray, np.ndarray]:
     order = np.lexsort((index, -block if highest else block), axis=0)[:k]
     return np.take_along_axis(index, order, axis=0), np.take_along_axis(block, order, axis=0)

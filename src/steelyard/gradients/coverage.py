@@ -1,0 +1,160 @@
+"""Which parameter is served by what: a tap, a copy per example, or ``torch.func``; decided by test.
+
+The truth is plain autograd on each of a few examples alone. Whatever gives another gradient for them is not used.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from steelyard.errors import ModelError
+from steelyard.gradients.factors import Factors, Rows, flat
+from steelyard.gradients.fallback import Batch, Function, row_gradients
+from steelyard.gradients.passes import length, one_pass
+from steelyard.gradients.taps import Block, recording, tappable
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage:
+    """Which parameter is served by what.
+
+    Attributes:
+        blocks: Tapped layers.
+        broadcast: Parameters with one copy per example in the same pass.
+        functional: Parameters that go through ``torch.func``, one more pass.
+        notes: In words, for the record.
+    """
+
+    blocks: tuple[Block, ...]
+    broadcast: tuple[str, ...]
+    functional: tuple[str, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+def cover(model: nn.Module, function: Function, batch: Batch) -> Coverage:
+    """Assign every trainable parameter to a tap, a broadcast copy or the fallback, by test."""
+    truth = _alone(model, function, batch)
+    blocks = _trusted_blocks(model, function, batch, truth)
+    covered = {name for block in blocks for name in block.parameters}
+    left = [name for name in truth if name not in covered and bool(truth[name].abs().sum() > 0)]
+    shared = _shared(model)
+    broadcast = [
+        name for name in left if name not in shared and _broadcast_works(model, function, batch, name, truth)
+    ]
+    functional = [name for name in left if name not in broadcast]
+    notes: list[str] = []
+    if functional:
+        rows, vectorised = row_gradients(model, function, batch, functional)
+        wrong = [name for name in functional if not _close(rows[name], truth[name])]
+        if wrong:
+            raise ModelError(
+                f"the per-example gradient of parameter {wrong[0]!r} differs between a batch and the example alone.",
+                fix="make the loss of an example independent of the other examples in its batch, and the "
+                "forward pass deterministic (dropout off, no batch statistics).",
+            )
+        how = "torch.func" if vectorised else "one pass per example (torch.func cannot vectorise this model)"
+        named = ", ".join(functional[:6]) + (", …" if len(functional) > 6 else "")
+        why = " (shared between layers)" if set(functional) <= shared else ""
+        notes.append(f"gradients of {len(functional)} parameters by {how}{why}: {named}")
+    unused = [name for name in truth if name not in covered and name not in left]
+    if unused:
+        notes.append(f"no gradient reaches {len(unused)} parameters, such as {unused[0]}")
+    return Coverage(tuple(blocks), tuple(broadcast), tuple(functional), tuple(notes))
+
+
+def _alone(model: nn.Module, function: Function, batch: Batch) -> dict[str, Tensor]:
+    """Gradients of each example in a batch of its own, by plain autograd: the truth that others are held to."""
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    parameters = dict(model.named_parameters())
+    rows: dict[str, list[Tensor]] = {name: [] for name in names}
+    with torch.enable_grad():
+        for i in range(length(batch)):
+            value = function(model, {key: tensor[i : i + 1] for key, tensor in batch.items()}).sum()
+            grads = torch.autograd.grad(value, [parameters[name] for name in names], allow_unused=True)
+            for name, grad in zip(names, grads, strict=True):
+                rows[name].append(torch.zeros_like(parameters[name]) if grad is None else grad)
+    return {name: torch.stack(found).flatten(1).detach() for name, found in rows.items()}
+
+
+def _trusted_blocks(
+    model: nn.Module, function: Function, batch: Batch, truth: Mapping[str, Tensor]
+) -> list[Block]:
+    blocks = tappable(model)
+    try:
+        found = _recorded(model, function, batch, blocks, ())
+    except (RuntimeError, ValueError, TypeError):
+        # One layer with an unexpected shape must not cost the others their taps.
+        return [block for block in blocks if _one_works(model, function, batch, block, truth)]
+    return [
+        block for block in blocks if block.name in found and _agrees(block, found[block.name], model, truth)
+    ]
+
+
+def _one_works(
+    model: nn.Module, function: Function, batch: Batch, block: Block, truth: Mapping[str, Tensor]
+) -> bool:
+    try:
+        found = _recorded(model, function, batch, [block], ())
+        return block.name in found and _agrees(block, found[block.name], model, truth)
+    except (RuntimeError, ValueError, TypeError):
+        return False
+
+
+def _broadcast_works(
+    model: nn.Module, function: Function, batch: Batch, name: str, truth: Mapping[str, Tensor]
+) -> bool:
+    try:
+        found = _recorded(model, function, batch, (), (name,))
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False
+    return name in found and _close(flat(found[name]), truth[name])
+
+
+def _recorded(
+    model: nn.Module, function: Function, batch: Batch, blocks: Sequence[Block], broadcast: Sequence[str]
+) -> dict[str, Factors]:
+    with recording(model, blocks, broadcast) as recorder:
+        one_pass(recorder, model, function, batch)
+        return recorder.factors()
+
+
+def _agrees(block: Block, factors: Factors, model: nn.Module, truth: Mapping[str, Tensor]) -> bool:
+    rows = isinstance(factors, Rows)
+    parts = split_rows(block, factors, model) if rows else split_matrix(block, factors.full())
+    return all(_close(part, truth[name]) for name, part in parts.items())
+
+
+def _close(rows: Tensor, truth: Tensor) -> bool:
+    if rows.shape != truth.shape:
+        return False
+    precise = truth.dtype == torch.float64
+    size = float(truth.abs().max())
+    return float((rows - truth).abs().max()) <= (1e-9 if precise else 2e-4) * max(size, 1e-12)
+
+
+def split_matrix(block: Block, matrices: Tensor) -> dict[str, Tensor]:
+    """``[example, row, column]`` gradients of a layer as flat gradients of its weight and its bias."""
+    parts: dict[str, Tensor] = {}
+    if block.bias is not None:
+        parts[block.bias] = matrices[:, :, -1]
+        matrices = matrices[:, :, :-1]
+    if block.weight is not None:
+        parts[block.weight] = matrices.flatten(1)
+    return parts
+
+
+def split_rows(block: Block, factors: Factors, model: nn.Module) -> dict[str, Tensor]:
+    """Gradient rows of a layer, cut into those of its parameters."""
+    parameters, rows = dict(model.named_parameters()), flat(factors)
+    sizes = [parameters[name].numel() for name in block.parameters]
+    return dict(zip(block.parameters, rows.split(sizes, dim=1), strict=True))
+
+
+def _shared(model: nn.Module) -> set[str]:
+    """Names of parameters that several modules hold."""
+    seen: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        seen.setdefault(id(parameter), []).append(name)
+    return {name for names in seen.values() if len(names) > 1 for name in names}

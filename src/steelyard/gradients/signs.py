@@ -1,0 +1,51 @@
+"""Random projections, the part without torch: signs that depend on a seed and a name, not on device or library.
+
+Source: Johnson & Lindenstrauss (1984); Achlioptas (2003), "Database-friendly random projections"; the two-sided
+form is that of Choe et al. (2024), "What is Your Data Worth to GPT? LLM-Scale Data Valuation with Influence
+Functions" (LoGra), with random in place of PCA initialisation.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class Projection:
+    """How gradients are made short.
+
+    Attributes:
+        dimension: Numbers per example in all (dense), or per block at most (two-sided).
+        kind: ``"dense"``: one Rademacher matrix over all parameters, unbiased for dot products, costs
+            parameters times dimension multiplications per example. ``"two-sided"``: ``P_out^T G P_in`` per
+            block, formed from the factors, costs (in + out) times the square root of dimension.
+        seed: Which matrices.
+    """
+
+    dimension: int = 512
+    kind: Literal["dense", "two-sided"] = "dense"
+    seed: int = 0
+
+
+def rademacher(rows: int, columns: int, *, seed: int, name: str) -> Float[np.ndarray, "rows columns"]:
+    """Independent signs ±1, the same for the same seed and name on every machine.
+
+    Cost: one pseudo-random bit per entry (Philox counter generator keyed by the name).
+    """
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
+    bits = np.random.Philox(key=int.from_bytes(digest, "little"))
+    raw = bits.random_raw((rows * columns + 63) // 64)
+    signs = np.unpackbits(raw.view(np.uint8), bitorder="little")[: rows * columns]
+    return (signs.astype(np.float32) * 2.0 - 1.0).reshape(rows, columns)
+
+
+def sides(shape: tuple[int, int], dimension: int) -> tuple[int, int]:
+    """Kept rows and columns of a two-sided projection: near square, never more than the block has."""
+    rows, columns = shape
+    side = max(1, int(dimension**0.5))
+    kept_rows = min(rows, side)
+    kept_columns = min(columns, max(1, dimension // kept_rows))
+    return min(rows, max(1, dimension // kept_columns)), kept_columns

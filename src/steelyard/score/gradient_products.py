@@ -1,0 +1,175 @@
+"""Dot products of gradients: grad-dot, grad-cos, and TracIn (Pruthi et al. 2020, arXiv:2002.08484)."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from steelyard.collect.fits import explained
+from steelyard.collect.gradients import Fitted, gradients_at, open_gradients, training_products
+from steelyard.problem import HasCheckpoints, HasGradients, Problem, require
+from steelyard.records import Cost, Scores
+from steelyard.run import Run
+from steelyard.score.driver import MethodCard, score_pairs
+
+_INSTEAD = "leave_one_out, knn_shapley or embedding_cosine"
+
+
+@dataclass(frozen=True, eq=False)
+class Sided:
+    """A model's gradients with the query side made ready.
+
+    Attributes:
+        fitted: The model and its gradients.
+        side: The queries, as ``Gradients.prepare`` gives them.
+    """
+
+    fitted: Fitted
+    side: Any
+
+
+@dataclass(frozen=True)
+class GradDot:
+    """``g_q^T g_i``: the first-order change of the query's measurement under one plain gradient step on i.
+
+    Positive: the step improves the query. ``unit="rank"``: the length of the step is anybody's guess.
+
+    Source: Charpiat et al. (2019), "Input Similarity from the Neural Network Perspective", eq. 1.
+    """
+
+    card: ClassVar[MethodCard] = MethodCard(
+        paper="Charpiat et al. 2019, Input Similarity from the Neural Network Perspective",
+        needs="gradients",
+        cost="n + q gradients",
+        good_for="a first look in the time of one epoch; large-gradient examples dominate",
+    )
+
+    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
+        """Score every training example for every query."""
+        return score_pairs(self, problem, run)
+
+    def unit(self, problem: Problem) -> str:
+        """A similarity."""
+        return "rank"
+
+    def predict(self, problem: Problem) -> Cost:
+        """One gradient per example and query."""
+        return Cost(gradients=len(problem.train) + len(problem.query))
+
+    def prepare(self, problem: Problem, run: Run) -> Sided:
+        """Query gradients at the explained model."""
+        fitted = open_gradients(problem, run, method="GradDot", instead=_INSTEAD)
+        run.spend(gradients=len(problem.query))
+        return Sided(fitted, fitted.gradients.prepare(problem.query))
+
+    def score(self, problem: Problem, state: Sided, rows: slice) -> Float[np.ndarray, "row query"]:
+        """Dot products of these rows, times their training weights."""
+        return training_products(problem, state.fitted, state.side, rows)
+
+
+@dataclass(frozen=True)
+class GradCos:
+    """Cosine between the gradients of query and training example: grad-dot without the lengths.
+
+    Source: Charpiat et al. (2019), "Input Similarity from the Neural Network Perspective", eq. 5.
+    """
+
+    card: ClassVar[MethodCard] = MethodCard(
+        paper="Charpiat et al. 2019, Input Similarity from the Neural Network Perspective",
+        needs="gradients",
+        cost="n + q gradients, norms from the factors",
+        good_for="similar examples in the model's eyes, without the pull of large gradients",
+    )
+
+    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
+        """Score every training example for every query."""
+        return score_pairs(self, problem, run)
+
+    def unit(self, problem: Problem) -> str:
+        """A similarity."""
+        return "rank"
+
+    def predict(self, problem: Problem) -> Cost:
+        """Training gradients are formed twice: once for products, once for lengths."""
+        return Cost(gradients=2 * len(problem.train) + len(problem.query))
+
+    def prepare(self, problem: Problem, run: Run) -> Sided:
+        """Query gradients of length one."""
+        fitted = open_gradients(problem, run, method="GradCos", instead=_INSTEAD)
+        run.spend(gradients=len(problem.query))
+        return Sided(fitted, fitted.gradients.prepare(problem.query, unit_norm=True))
+
+    def score(self, problem: Problem, state: Sided, rows: slice) -> Float[np.ndarray, "row query"]:
+        """Cosines of these rows; an example without gradient gets 0."""
+        part = problem.train.take(rows)
+        state.fitted.run.spend(gradients=2 * len(part))
+        lengths = np.sqrt(state.fitted.gradients.self_products(part))
+        products = state.fitted.gradients.products(part, state.side)
+        return products / np.where(lengths > 0, lengths, np.inf)[:, None].astype(products.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Query sides along a training.
+
+    Attributes:
+        points: Model, query side and step size per checkpoint.
+    """
+
+    points: tuple[tuple[Sided, float], ...]
+
+
+@dataclass(frozen=True)
+class TracIn:
+    """TracInCP: ``sum_c eta_c g_q(theta_c)^T g_i(theta_c)`` over checkpoints of the training.
+
+    The step size of a checkpoint is the sum of the learning rates since the one before, divided by the number
+    of training examples: each step moves the parameters by the learning rate times the *mean* gradient of a
+    batch, in which an example takes part once per epoch. So the score is in the measurement's unit: how much
+    training on i improved q. Momentum multiplies every step by ``1 / (1 - momentum)`` in the long run, which
+    is not included.
+
+    Deviation: the paper sums ``eta_c`` at the checkpoints alone and leaves the batch size in its unit.
+
+    Source: Pruthi et al. (2020), "Estimating Training Data Influence by Tracing Gradient Descent", section 3.3.
+    """
+
+    card: ClassVar[MethodCard] = MethodCard(
+        paper="Pruthi et al. 2020, Estimating Training Data Influence by Tracing Gradient Descent",
+        needs="gradients, checkpoints",
+        cost="(n + q) gradients per checkpoint",
+        good_for="how training got there, not only where it ended",
+    )
+
+    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
+        """Score every training example for every query."""
+        return score_pairs(self, problem, run)
+
+    def unit(self, problem: Problem) -> str:
+        """The measurement's."""
+        return problem.learner.measurement.unit
+
+    def prepare(self, problem: Problem, run: Run) -> Trajectory:
+        """Query gradients at every checkpoint.
+
+        Raises:
+            CapabilityError: If the learner keeps no checkpoints.
+        """
+        require(problem.learner, HasGradients, method="TracIn", instead=_INSTEAD)
+        learner = require(problem.learner, HasCheckpoints, method="TracIn", instead="grad_dot or ekfac")
+        points: list[tuple[Sided, float]] = []
+        for model, rates in learner.checkpoints(explained(problem, run)):
+            fitted = gradients_at(problem, model, run)
+            run.spend(gradients=len(problem.query))
+            points.append(
+                (Sided(fitted, fitted.gradients.prepare(problem.query)), rates / len(problem.train))
+            )
+        return Trajectory(tuple(points))
+
+    def score(self, problem: Problem, state: Trajectory, rows: slice) -> Float[np.ndarray, "row query"]:
+        """Step-weighted dot products of these rows, summed over the checkpoints."""
+        total = np.zeros((len(problem.train.ids[rows]), len(problem.query)))
+        for point, step in state.points:
+            total += step * training_products(problem, point.fitted, point.side, rows)
+        return total
