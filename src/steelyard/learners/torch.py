@@ -17,8 +17,8 @@ from steelyard.learners.recipes import SGD, Adam, AdamW, Recipe, recipe_settings
 from steelyard.learners.torch_batches import (
     Layout,
     Table,
+    Take,
     agree,
-    check_class_range,
     layout_of,
     require_examples,
     tabulate,
@@ -60,7 +60,7 @@ class Torch:
         start: Where fits start: ``"fresh"`` from new parameters (``reset_parameters`` of every submodule, or
             the function), ``"given"`` from the module's own (fine-tuning).
         embedding: Submodule whose output is the embedding; None: what the last linear layer reads.
-        classes: Label values in the order of the logits; None: text labels of the training examples, sorted.
+        classes: Text labels in the order of the logits; None: those of the training examples, sorted.
 
     Raises:
         SettingError: If settings contradict one another.
@@ -108,6 +108,7 @@ class Torch:
         self._dtype, self._device = floating.dtype, floating.device
         # What is learned from the first examples seen, and what is kept to be reused.
         self._layout: Layout | None = None
+        self._adopted: tuple[str, ...] | None = None
         self._width: int | None = None
         self._modules: WeakKeyDictionary[TorchFitted, nn.Module] = WeakKeyDictionary()
         self._tables: WeakKeyDictionary[Examples, Table] = WeakKeyDictionary()
@@ -271,6 +272,7 @@ class Torch:
         """
         fitted = restore(arrays, self._net)
         check_state(fitted.parameters, self._net)
+        self._adopt(fitted)
         return fitted
 
     def gradients(self, fitted: TorchFitted) -> Any:
@@ -301,6 +303,7 @@ class Torch:
         The module is kept while ``fitted`` lives and is among the last few used; do not train it.
         """
         module = self._modules.pop(fitted, None)
+        self._adopt(fitted)
         if module is None:
             check_state(fitted.parameters, self._net)
             module = copy.deepcopy(self._net)
@@ -369,28 +372,44 @@ class Torch:
     def _remember(self, examples: Examples) -> Layout:
         if self._layout is None:
             found = layout_of(examples)
-            self._layout = found if self._classes is None else replace(found, classes=self._classes)
+            known = self._classes or self._adopted
+            self._layout = replace(found, classes=known) if found.classes and known else found
         agree(self._layout, examples)
         return self._layout
+
+    def _adopt(self, fitted: TorchFitted) -> None:
+        # A model fitted elsewhere brings the numbers of its text labels; other numbers would mean other classes.
+        known = self._layout.classes if self._layout else self._classes or self._adopted
+        if fitted.classes in (None, known):
+            return
+        if known is not None or self._layout is not None:
+            raise ModelError(
+                f"the model was fitted to the classes {list(fitted.classes or ())}, but this learner has "
+                f"{list(known or ())}.",
+                fix="make another learner for this model, or give both the same classes=....",
+            )
+        self._adopted = fitted.classes
 
     def _table(self, examples: Examples) -> Table:
         table = self._tables.pop(examples, None)
         if table is None:
             layout = agree(self._remember(examples), examples)
-            kind = self._functions.kind
-            table = tabulate(examples, layout, kind=kind, dtype=self._dtype, device=self._device)
-            if kind == "class" and layout.label is not None:
-                check_class_range(examples, table.tensors[layout.label], self._outputs_of(table))
+            take = Take(self._dtype, self._device, self._functions.kind)
+            if take.kind == "class":
+                take = replace(take, outputs=self._outputs_of(examples.take(slice(0, 1)), layout, take))
+            table = tabulate(examples, layout, take)
         self._tables[examples] = table
         _forget(self._tables)
         return table
 
-    def _outputs_of(self, table: Table) -> int:
-        if self._width is None:
-            with torch.no_grad():
-                model = copy.deepcopy(self._net).eval()
-                found = checks.call("model", self._outputs, model, table.batch(slice(0, 1)))
-            self._width = found.shape[-1]
+    def _outputs_of(self, example: Examples, layout: Layout, take: Take) -> int:
+        if self._width is not None:
+            return self._width
+        table = tabulate(example, replace(layout, label=None), take)
+        with torch.no_grad():
+            model = copy.deepcopy(self._net).eval()
+            found = checks.call("model", self._outputs, model, table.batch(slice(0, 1)))
+        self._width = int(found.shape[-1])
         return self._width
 
     def _evaluate(

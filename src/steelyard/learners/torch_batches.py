@@ -1,6 +1,6 @@
 """From examples to batches of tensors: labels, columns in memory and on disk, and the order of training."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -9,11 +9,13 @@ import torch
 from jaxtyping import Int, UInt64
 from torch import Tensor
 
+from steelyard.data import check_labels
 from steelyard.errors import DataError
 from steelyard.records import Column, Examples
 
 LabelKind = Literal["class", "binary", "number", "any"]
 
+_GATHERED_BYTES = 32 * 2**20
 _FAMILY_FIX = (
     "make another learner for other data: one learner reads one layout of columns and one set of classes."
 )
@@ -34,6 +36,23 @@ class Layout:
     classes: tuple[str, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Take:
+    """How columns become tensors.
+
+    Attributes:
+        dtype: Of floating-point values: the model's.
+        device: Where batches go: the model's.
+        kind: What the loss takes labels for; ``"any"`` for a user's loss.
+        outputs: How many classes the model tells apart, where labels are classes.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+    kind: LabelKind
+    outputs: int | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """Examples as tensors: columns in memory are converted once, columns on disk batch by batch.
@@ -42,15 +61,13 @@ class Table:
         ids: ``str[" example"]``
         tensors: Columns that are in memory, on the model's device.
         columns: Columns that are read as they are needed.
-        dtype: Of floating-point values.
-        device: Where batches go.
+        take: How values are taken.
     """
 
     ids: np.ndarray
     tensors: Mapping[str, Tensor]
     columns: Mapping[str, Column]
-    dtype: torch.dtype
-    device: torch.device
+    take: Take
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,11 +77,21 @@ class Table:
         if isinstance(rows, slice):
             found = {name: tensor[rows].clone() for name, tensor in self.tensors.items()}
         else:
-            index = torch.from_numpy(rows).to(self.device)
+            index = torch.from_numpy(rows).to(self.take.device)
             found = {name: tensor.index_select(0, index) for name, tensor in self.tensors.items()}
         for name, column in self.columns.items():
-            found[name] = _tensor(np.asarray(column[rows]), self.dtype, copy=True).to(self.device)
+            found[name] = _tensor(np.asarray(column[rows]), self.take.dtype, copy=True).to(self.take.device)
         return found
+
+    def stream(self, rows: np.ndarray, size: int) -> Iterator[dict[str, Tensor]]:
+        """The rows in batches of at most ``size``, many gathered at once where memory allows."""
+        row_bytes = sum(tensor[0:1].nbytes for tensor in self.tensors.values())
+        whole = max(1, _GATHERED_BYTES // max(1, row_bytes * size))
+        span = size * (1 if self.columns else whole)
+        for begin in range(0, len(rows), span):
+            block = self.batch(rows[begin : begin + span])
+            for start in range(0, min(span, len(rows) - begin), size):
+                yield {name: tensor[start : start + size] for name, tensor in block.items()}
 
 
 def require_examples(examples: Any) -> Examples:
@@ -88,7 +115,7 @@ def require_examples(examples: Any) -> Examples:
 def layout_of(examples: Examples) -> Layout:
     """The layout of these training examples; text labels become classes in sorted order."""
     classes = None
-    if examples.label is not None and _sample(examples.column(examples.label)).dtype.kind in "USO":
+    if examples.label is not None and _is_text(examples.column(examples.label)):
         classes = tuple(str(value) for value in np.unique(examples.labels().astype(str)))
     return Layout(examples.inputs, examples.label, classes)
 
@@ -109,9 +136,7 @@ def agree(layout: Layout, examples: Examples) -> Layout:
     return layout if examples.label is not None else replace(layout, label=None)
 
 
-def tabulate(
-    examples: Examples, layout: Layout, *, kind: LabelKind, dtype: torch.dtype, device: torch.device
-) -> Table:
+def tabulate(examples: Examples, layout: Layout, take: Take) -> Table:
     """The examples as tensors.
 
     Cost: one conversion of the columns in memory (none where the type already fits); labels are read whole.
@@ -119,9 +144,7 @@ def tabulate(
     Args:
         examples: Examples that follow the layout.
         layout: Names of the columns, and the classes.
-        kind: What the loss takes labels for; ``"any"`` for a user's loss.
-        dtype: Of floating-point values: the model's.
-        device: The model's.
+        take: How values are taken.
 
     Raises:
         DataError: If an input is text or ragged, or a label is not what the loss takes; names row, id and
@@ -132,7 +155,7 @@ def tabulate(
     for name in (*layout.inputs, *(name for name in examples.columns if name not in layout.inputs)):
         column = examples.column(name)
         if name == layout.label:
-            tensors[name] = _labels(examples, layout, kind, dtype).to(device)
+            tensors[name] = _labels(examples, layout, take).to(take.device)
         elif _sample(column).dtype.kind not in "biuf":
             if name in layout.inputs:
                 raise DataError(
@@ -142,27 +165,10 @@ def tabulate(
                     fix="tokenise text and pad sequences to one length first.",
                 )
         elif isinstance(column, np.ndarray) and not isinstance(column, np.memmap):
-            tensors[name] = _tensor(column, dtype, copy=False).to(device)
+            tensors[name] = _tensor(column, take.dtype, copy=False).to(take.device)
         else:
             columns[name] = column
-    return Table(examples.ids, tensors, columns, dtype, device)
-
-
-def check_class_range(examples: Examples, labels: Tensor, classes: int) -> None:
-    """Refuse labels beyond the model's outputs, before torch fails on them without a name.
-
-    Raises:
-        DataError: Naming the first row, its id and its label.
-    """
-    bad = ((labels < 0) | (labels >= classes)).nonzero()
-    if len(bad):
-        row = int(bad[0, 0])
-        _refuse(
-            examples,
-            row,
-            labels[row].item(),
-            f"the model has {classes} outputs, so labels are 0 to {classes - 1}",
-        )
+    return Table(examples.ids, tensors, columns, take)
 
 
 def id_keys(ids: np.ndarray) -> UInt64[np.ndarray, " example"]:
@@ -207,49 +213,40 @@ def _splitmix(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-def _labels(examples: Examples, layout: Layout, kind: LabelKind, dtype: torch.dtype) -> Tensor:
-    values = examples.labels()
+def _labels(examples: Examples, layout: Layout, take: Take) -> Tensor:
     if layout.classes is not None:
-        values = _encode(examples, values.astype(str), layout.classes, kind)
-    elif values.dtype.kind not in "biuf":
+        places = _encode(examples, layout.classes, take)
+        return torch.from_numpy(places).to(take.dtype if take.kind == "binary" else torch.int64)
+    if take.kind == "class" and take.outputs is not None:
+        return torch.from_numpy(check_labels(examples, take.outputs))
+    values = examples.labels()
+    if values.dtype.kind not in "biuf":
         _refuse(examples, 0, values[0], "the training labels are numbers")
-    if kind == "class":
-        return torch.from_numpy(_whole(examples, values))
-    if kind in ("binary", "number"):
-        _check_values(examples, values, kind)
-        return torch.from_numpy(np.array(values, dtype=np.float64)).to(dtype)
-    return _tensor(values, dtype, copy=True)
+    if take.kind in ("binary", "number"):
+        _check_values(examples, values, take.kind)
+        return torch.from_numpy(np.array(values, dtype=np.float64)).to(take.dtype)
+    return _tensor(values, take.dtype, copy=True)
 
 
-def _encode(examples: Examples, values: np.ndarray, classes: tuple[str, ...], kind: LabelKind) -> np.ndarray:
-    if kind == "number":
+def _encode(examples: Examples, classes: tuple[str, ...], take: Take) -> np.ndarray:
+    values = examples.labels().astype(str)
+    if take.kind == "number":
         _refuse(examples, 0, values[0], "the loss 'mse' takes numbers")
-    if kind == "binary" and len(classes) != 2:
+    allowed = 2 if take.kind == "binary" else take.outputs or len(classes)
+    if len(classes) > allowed or (take.kind == "binary" and len(classes) != 2):
         raise DataError(
-            f"{examples.source}: binary_cross_entropy takes two classes, the training labels have "
-            f"{len(classes)}.",
-            fix="use loss='cross_entropy', or labels with two values.",
+            f"{examples.source}: the labels have {len(classes)} classes, the model tells {allowed} apart.",
+            fix="give a model with one output per class (or loss='cross_entropy'), or other labels.",
         )
     known = np.array(classes)
-    places = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    order = np.argsort(known)
+    places = order[np.minimum(np.searchsorted(known, values, sorter=order), len(known) - 1)]
     unknown = np.flatnonzero(known[places] != values)
     if len(unknown):
         shown = ", ".join(map(repr, classes[:8])) + (", …" if len(classes) > 8 else "")
-        _refuse(
-            examples, int(unknown[0]), values[unknown[0]], f"the classes this learner has seen are {shown}"
-        )
+        row = int(unknown[0])
+        _refuse(examples, row, str(values[row]), f"the classes this learner has seen are {shown}")
     return places.astype(np.int64)
-
-
-def _whole(examples: Examples, values: np.ndarray) -> np.ndarray:
-    bad = (
-        np.flatnonzero(~np.isfinite(values) | (values != np.round(values)))
-        if values.dtype.kind == "f"
-        else []
-    )
-    if len(bad):
-        _refuse(examples, int(bad[0]), values[bad[0]], "the loss 'cross_entropy' takes whole numbers or text")
-    return np.array(values, dtype=np.int64)
 
 
 def _check_values(examples: Examples, values: np.ndarray, kind: LabelKind) -> None:
@@ -267,6 +264,11 @@ def _refuse(examples: Examples, row: int, label: object, expected: str) -> None:
         f"{expected}.",
         fix="correct or remove this example, or name another column with label=....",
     )
+
+
+def _is_text(column: Column) -> bool:
+    first = _sample(column)
+    return first.dtype.kind in "US" or (first.dtype.kind == "O" and all(isinstance(v, str) for v in first))
 
 
 def _sample(column: Column) -> np.ndarray:

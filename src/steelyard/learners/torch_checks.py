@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steelyard.errors import DataError, ModelError
+from steelyard.data import check_classes
+from steelyard.errors import ModelError
 from steelyard.learners.torch_losses import Batch
 from steelyard.records import Examples
 
-Function = Callable[[nn.Module, Batch], Tensor]
+Function = Callable[[nn.Module, Batch], Any]
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 _DROPOUT = nn.modules.dropout._DropoutNd
@@ -136,7 +137,7 @@ def check_function(what: str, function: Function, model: nn.Module, batch: Batch
     _check_alone(what, function, model, batch, values, examples)
 
 
-def call(what: str, function: Function, model: nn.Module, batch: Batch) -> Tensor:
+def call(what: str, function: Function, model: nn.Module, batch: Batch) -> Any:
     """The function's value, where a failure names the shapes it was given.
 
     Raises:
@@ -166,16 +167,13 @@ def check_several_classes(train: Examples, *, refuse: bool) -> tuple[str, ...]:
     Raises:
         DataError: If all labels are the same and ``refuse``.
     """
+    if refuse:
+        check_classes(train)
+        return ()
     labels = train.labels()
     if len(labels) == 0 or bool(np.any(labels != labels[0])):
         return ()
-    problem = f"{train.source}: all {len(labels)} training examples have the label {str(labels[0])!r}"
-    if refuse:
-        raise DataError(
-            f"{problem}, so a classifier learns nothing but a constant.",
-            fix="give examples of at least two classes, or name another column with label=....",
-        )
-    return (f"{problem}.",)
+    return (f"{train.source}: all {len(labels)} training examples have the label {str(labels[0])!r}.",)
 
 
 def _check_shape(what: str, values: Any, count: int) -> None:

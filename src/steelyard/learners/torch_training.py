@@ -166,17 +166,21 @@ def _train(start: Callable[[], nn.Module], loss: LossFunction, course: Course, *
     checkpoints: list[Checkpoint] = []
     losses: list[float] = []
     keys = id_keys(course.table.ids[course.rows])
-    with seeded(course.seed, course.table.device), torch.inference_mode(mode=False), torch.enable_grad():
+    with seeded(course.seed, course.table.take.device), torch.inference_mode(mode=False), torch.enable_grad():
         model = start().train()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         advance = _optimiser(parameters, recipe, flat=flat)
         for epoch in range(recipe.epochs):
             order = epoch_order(keys, seed=course.seed, epoch=epoch)
             total = 0.0
-            for begin in range(0, count, size):
-                places = order[begin : begin + size]
-                step = epoch * per_epoch + begin // size
-                value = _backward(model, loss, course, places)
+            for place, batch in enumerate(course.table.stream(course.rows[order], size)):
+                places = order[place * size : (place + 1) * size]
+                step = epoch * per_epoch + place
+                mean = _mean(loss(model, batch), course.weights, places)
+                for parameter in parameters:
+                    parameter.grad = None
+                mean.backward()
+                value = mean.item()
                 if not math.isfinite(value):
                     raise _diverged(model, loss, course, places, where=f"epoch {epoch + 1}, step {step + 1}")
                 advance(rates[step])
@@ -201,23 +205,15 @@ def _optimiser(parameters: Sequence[nn.Parameter], recipe: Recipe, *, flat: bool
     return plain_step(parameters, recipe)
 
 
-def _backward(model: nn.Module, loss: LossFunction, course: Course, places: np.ndarray) -> float:
-    losses = loss(model, course.table.batch(course.rows[places]))
+def _mean(losses: Tensor, weights: Tensor | None, places: np.ndarray) -> Tensor:
     if losses.shape != (len(places),):
         raise ModelError(
             f"the loss has shape {list(losses.shape)} for a batch of {len(places)} examples.",
-            fix='return one loss per example: reduction="none", then sum or average within each example '
-            "only.",
+            fix='return one loss per example: reduction="none", then reduce within each example only.',
         )
-    if course.weights is None:
-        mean = losses.mean()
-    else:
-        weights = course.weights.index_select(0, torch.from_numpy(places).to(losses.device))
-        mean = (weights * losses).sum() / len(places)
-    for parameter in model.parameters():
-        parameter.grad = None
-    mean.backward()
-    return mean.item()
+    if weights is None:
+        return losses.mean()
+    return (weights[torch.from_numpy(places).to(weights.device)] * losses).sum() / len(places)
 
 
 def _diverged(
@@ -228,10 +224,13 @@ def _diverged(
         losses = loss(model, course.table.batch(rows))
     bad = (~torch.isfinite(losses)).nonzero()
     worst = int(bad[0, 0]) if len(bad) else int(losses.abs().argmax())
+    shared = (
+        f", as have {len(bad) - 1} more of the {len(rows)} examples in this batch" if len(bad) > 1 else ""
+    )
     return FitError(
         f"the training loss became NaN or infinite in {where}: example "
-        f"{str(course.table.ids[rows[worst]])!r} has the "
-        f"loss {losses[worst].item():g} (seed {course.seed}).",
+        f"{str(course.table.ids[rows[worst]])!r} has the loss {losses[worst].item():g}{shared} "
+        f"(seed {course.seed}).",
         fix="lower the learning rate or warm it up; look at this example for extreme values.",
     )
 
