@@ -1,0 +1,66 @@
+"""kronfluence: ``ekfac``, ``kfac``, ``identity``. Its default damping is 1e-8; None is 0.1 x mean."""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from exchange import Job, serve
+from kronfluence.analyzer import Analyzer, prepare_model
+from kronfluence.arguments import FactorArguments, ScoreArguments
+from kronfluence.task import Task
+from network import dataset, network
+
+
+class Classification(Task):
+    """Cross-entropy for training and for the queries, as kronfluence's documentation writes it."""
+
+    def compute_train_loss(self, batch, model, sample=False):
+        """Summed loss, with labels drawn from the model for the true Fisher."""
+        inputs, labels = batch
+        logits = model(inputs)
+        if sample:
+            with torch.no_grad():
+                labels = torch.multinomial(torch.softmax(logits.detach(), dim=-1), 1).flatten()
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+    def compute_measurement(self, batch, model):
+        """Summed loss of the queries."""
+        return self.compute_train_loss(batch, model)
+
+
+def compute(job: Job) -> Callable[[], np.ndarray]:
+    """Fit the factors and the scores, from the start each time."""
+    task = Classification()
+    model = prepare_model(network(job), task)
+    train, query = dataset(job.train), dataset(job.query)
+    factors = FactorArguments(strategy=job.method, use_empirical_fisher=job.settings.get("empirical", False))
+    scores = ScoreArguments(damping_factor=job.settings.get("damping"))
+    size = job.settings.get("batch", 250)
+
+    def work() -> np.ndarray:
+        folder = tempfile.mkdtemp()
+        analyzer = Analyzer("job", model, task, cpu=True, output_dir=folder, disable_tqdm=True)
+        if job.method != "identity":
+            analyzer.fit_all_factors("factors", train, per_device_batch_size=size, factor_args=factors)
+        else:
+            analyzer.fit_all_factors("factors", train, factor_args=factors)
+        analyzer.compute_pairwise_scores(
+            "scores",
+            "factors",
+            query,
+            train,
+            per_device_query_batch_size=size,
+            per_device_train_batch_size=size,
+            score_args=scores,
+        )
+        found = analyzer.load_pairwise_scores("scores")["all_modules"].float().numpy().T
+        shutil.rmtree(folder)
+        return found
+
+    return work
+
+
+if __name__ == "__main__":
+    serve("kronfluence", compute)
