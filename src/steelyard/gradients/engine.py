@@ -10,7 +10,7 @@ shares weights gets correct gradients, and the record names what was slower than
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ class Differentiable(Protocol):
         """What is measured on queries; tells whether lower is better."""
         ...
 
-    def load(self, fitted: object) -> nn.Module:
+    def load(self, fitted: Any) -> nn.Module:
         """The model with the fitted parameters, in evaluation mode."""
         ...
 
