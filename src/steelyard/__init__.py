@@ -68,9 +68,12 @@ def __getattr__(name: str) -> Any:
     if name in _NAMES:
         return getattr(importlib.import_module(f"steelyard.{_NAMES[name]}"), name)
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("steelyard")
+        try:
+            return version("steelyard")
+        except PackageNotFoundError:
+            return "unknown (not installed)"
     raise AttributeError(f"module 'steelyard' has no attribute {name!r}")
 
 

@@ -20,12 +20,13 @@ app = typer.Typer(
 )
 
 
-def _version(*, wanted: bool) -> None:
+def _version(*, wanted: bool) -> bool:
     if wanted:
         from steelyard import __version__
 
         typer.echo(f"steelyard {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

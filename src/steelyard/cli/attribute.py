@@ -10,7 +10,6 @@ from steelyard.cli import options
 from steelyard.cli.guard import guarded
 from steelyard.cli.model import DataOptions, load_problem
 from steelyard.cli.session import Shown, finished_report, request_of, session, tell, write_report
-from steelyard.score import by_name
 
 
 @guarded
@@ -20,7 +19,7 @@ def attribute(  # noqa: PLR0913 - one parameter per option
     out: options.Out,
     train: options.Train = None,
     query: options.Query = None,
-    method: options.Method = "ekfac",
+    method: options.Method = "auto",
     settings: options.Set = None,
     top: Annotated[int, typer.Option(help="Proponents and opponents per query in --json.", min=1)] = 5,
     baselines: Annotated[bool, typer.Option(help="Also score by the cheap baselines, to compare.")] = True,
@@ -41,11 +40,11 @@ def attribute(  # noqa: PLR0913 - one parameter per option
     Example: steelyard attribute model.py:build --train train.jsonl --query test.jsonl --out runs/first
     """
     shown = Shown(quiet=quiet, as_json=as_json, fresh=fresh)
-    chosen = by_name(method, options.pairs(settings))
+    chosen = options.method_of(method, settings)
     data = DataOptions(train=train, query=query, text=text_column, label=label_column, id=id_column)
     problem = load_problem(model, data, seed=seed, trust=trust)
     request = request_of("attribute", model, data, problem, trust=trust) | {
-        "method": repr(chosen),
+        "method": str(chosen),
         "baselines": baselines,
     }
     with session(out, request, shown) as run:

@@ -1,10 +1,15 @@
 """Options that several commands share, spelled the same everywhere."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steelyard.errors import SettingError
+from steelyard.flow.scoring import AUTO
+from steelyard.score import by_name
+
+if TYPE_CHECKING:
+    from steelyard.score.driver import Method as AnyMethod
 
 Model = Annotated[
     str,
@@ -25,7 +30,9 @@ LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.
 IdColumn = Annotated[
     str | None, typer.Option(help="Name of the id column; else ids come from content.", metavar="NAME")
 ]
-Method = Annotated[str, typer.Option(help="A method; `steelyard methods` lists them.", metavar="NAME")]
+Method = Annotated[
+    str, typer.Option(help="A method; `steelyard methods` lists them. auto: one that suits.", metavar="NAME")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -44,6 +51,21 @@ Json = Annotated[
     bool, typer.Option("--json", help="Results as JSON on standard output, progress as JSON lines.")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Discard what is in the run folder.")]
+
+
+def method_of(name: str, settings: list[str] | None) -> "AnyMethod | str":
+    """The method with its settings; ``"auto"``, which has none, as it is.
+
+    Raises:
+        SettingError: If there is no such method or setting, or ``"auto"`` is given settings.
+    """
+    if name != AUTO:
+        return by_name(name, pairs(settings))
+    if settings:
+        raise SettingError(
+            f"--set {settings[0]} without a method to set it for.", fix="name the method: --method ekfac"
+        )
+    return AUTO
 
 
 def pairs(given: list[str] | None) -> dict[str, str]:

@@ -12,7 +12,6 @@ from steelyard.cli.guard import guarded
 from steelyard.cli.model import DataOptions, load_problem
 from steelyard.cli.session import PAGE, Shown, finished_report, request_of, session, write_report
 from steelyard.cli.show import number, table, write_csv
-from steelyard.score import by_name
 
 _TABLE = "values.csv"
 
@@ -44,10 +43,10 @@ def value(  # noqa: PLR0913 - one parameter per option
     Example: steelyard value model.py:build --method knn_shapley --out runs/value
     """
     shown = Shown(quiet=quiet, as_json=as_json, fresh=fresh)
-    chosen = by_name(method, options.pairs(settings))
+    chosen = options.method_of(method, settings)
     data = DataOptions(train=train, query=query, text=text_column, label=label_column, id=id_column)
     problem = load_problem(model, data, seed=seed, trust=trust)
-    request = request_of("value", model, data, problem, trust=trust) | {"method": repr(chosen)}
+    request = request_of("value", model, data, problem, trust=trust) | {"method": str(chosen)}
     with session(out, request, shown) as run:
         report = finished_report(run) or flow.explain(problem, chosen, run, baselines=False)
         scores = report.scores[0]

@@ -8,8 +8,8 @@ from steelyard import act, report
 from steelyard.collect.folds import held_out_probabilities
 from steelyard.errors import CapabilityError, DataError
 from steelyard.flow.problems import problem_of
-from steelyard.flow.scoring import is_class, method_of, with_predictions
-from steelyard.problem import HasGradients, HasPredictions, Problem
+from steelyard.flow.scoring import AUTO, first_possible, is_class, scores_by, with_predictions
+from steelyard.problem import HasPredictions, Problem
 from steelyard.records import Plan, Report, Scores
 from steelyard.run import Run, in_memory
 
@@ -29,7 +29,7 @@ def clean(
     """Which training examples are mislabelled or harmful: a drop list, and proposed labels.
 
     Scores by self-influence where the model has gradients, else by loss; beside them by loss, and against the
-    queries by EK-FAC or k-NN Shapley. Proposed labels are those of models that did not see the example.
+    queries by the method that suits the model. Proposed labels are those of models that did not see the example.
 
     Cost: one pass over the training examples per score, and five fits for proposed labels.
 
@@ -51,11 +51,11 @@ def clean(
     else:
         trusted = query is not None
         problem = problem_of(model, train, query if trusted else train, seed=seed)
-    has_gradients = isinstance(problem.learner, HasGradients)
-    names = ["self_influence", "loss"] if has_gradients else ["loss"]
+    scores = [first_possible(("self_influence", "loss"), problem, run)]
+    if scores[0].name != "Loss":
+        scores.append(scores_by("loss", problem, run))
     if trusted:
-        names.append("ekfac" if has_gradients else "knn_shapley")
-    scores = [method_of(name)(problem, run) for name in names]
+        scores.append(scores_by(AUTO, problem, run))
     plans = [act.drop(scores[0], fraction=fraction)]
     relabelling = propose_labels(problem, scores[0], fraction=fraction, run=run)
     plans += [] if relabelling is None else [relabelling]

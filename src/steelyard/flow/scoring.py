@@ -1,12 +1,13 @@
 """Attribution in one call, and beside it the baselines that it should beat."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from steelyard import report
 from steelyard.collect.fits import explained
+from steelyard.errors import CapabilityError
 from steelyard.flow.problems import problem_of
 from steelyard.problem import HasEmbeddings, HasPredictions, Problem
 from steelyard.records import Examples, Report, Scores
@@ -16,13 +17,16 @@ from steelyard.score import by_name
 if TYPE_CHECKING:
     from steelyard.score.driver import Method
 
+AUTO = "auto"
+_SUITED = ("ekfac", "gauss_newton", "knn_shapley")
+
 
 def attribute(
     model: Any,
     train: Any = None,
     query: Any = None,
     *,
-    method: "str | Method" = "ekfac",
+    method: "str | Method" = AUTO,
     seed: int = 0,
     run: Run | None = None,
 ) -> Scores:
@@ -35,6 +39,8 @@ def attribute(
         train: Training examples: arrays, tensors, a Dataset, a table or a path.
         query: What to explain, likewise.
         method: A name from ``score.METHODS``, or a method with its settings: ``sy.score.EKFAC(damping=0.1)``.
+            ``"auto"``: the first of EK-FAC (networks), exact influence (linear models) and k-NN Shapley (any
+            other) that the model admits.
         seed: Seed of the model that is explained, where the learner trains it.
         run: Run folder to keep finished work in; nowhere if None.
 
@@ -51,7 +57,8 @@ def attribute(
         >>> attribute(Ridge().fit(x, y), (x, y), (x[:1], y[:1]), method="leave_one_out").values.shape
         (3, 1)
     """
-    return method_of(method)(problem_of(model, train, query, seed=seed), run)
+    problem = problem_of(model, train, query, seed=seed)
+    return scores_by(method, problem, run or in_memory())
 
 
 def explain(
@@ -68,14 +75,14 @@ def explain(
 
     Args:
         problem: Learner, training examples, queries.
-        method: The method asked for.
+        method: The method asked for; a name, or ``"auto"`` as in :func:`attribute`.
         run: Run folder to keep finished work in; nowhere if None.
         baselines: Whether the baselines that fit this problem are scored too.
         truth: Known facts about training examples, for the report.
     """
     run = run or in_memory()
-    asked = method_of(method)(problem, run)
-    beside = [method_of(name)(problem, run) for name in baseline_names(problem) if baselines]
+    asked = scores_by(method, problem, run)
+    beside = [by_name(name)(problem, run) for name in baseline_names(problem) if baselines]
     beside = [scores for scores in beside if scores.name != asked.name]
     return report.build(
         asked, *beside, train=problem.train, query=with_predictions(problem, run), truth=truth
@@ -103,16 +110,24 @@ def with_predictions(problem: Problem, run: Run) -> Examples:
     """The queries with the model's measurement of each, and its predicted class where there are classes."""
     fitted = explained(problem, run)
     measured = np.asarray(problem.learner.measure(fitted, problem.query))
-    predicted: np.ndarray | None = None
-    label = problem.train.label
-    if isinstance(problem.learner, HasPredictions) and label is not None:
-        labels = problem.train.labels()
-        if is_class(labels):
-            probabilities = problem.learner.probabilities(fitted, problem.query)
-            classes = np.unique(labels)
-            best = np.argmax(probabilities, axis=1)
-            predicted = classes[best] if probabilities.shape[1] == len(classes) else best
-    return report.annotate(problem.query, measured=measured, predicted=predicted)
+    return report.annotate(problem.query, measured=measured, predicted=_predicted(problem, fitted))
+
+
+def _predicted(problem: Problem, fitted: Any) -> np.ndarray | None:
+    """``[" query"]`` The most probable label of every query; None where there are no classes."""
+    if not isinstance(problem.learner, HasPredictions) or problem.train.label is None:
+        return None
+    labels = problem.train.labels()
+    if not is_class(labels):
+        return None
+    try:
+        probabilities = problem.learner.probabilities(fitted, problem.query)
+    except CapabilityError:
+        # Whether a learner can tell depends on its loss or estimator; predictions are only shown, never scored.
+        return None
+    classes = np.unique(labels)
+    best = np.argmax(probabilities, axis=1)
+    return classes[best] if probabilities.shape[1] == len(classes) else best
 
 
 def is_class(labels: np.ndarray) -> bool:
@@ -120,6 +135,23 @@ def is_class(labels: np.ndarray) -> bool:
     return labels.dtype.kind in "iubUSOT"
 
 
-def method_of(method: "str | Method") -> "Method":
-    """A method, by its name where it is one, with the defaults of all settings."""
-    return by_name(method) if isinstance(method, str) else method
+def scores_by(method: "str | Method", problem: Problem, run: Run) -> Scores:
+    """Scores by a method, by a method of that name with the defaults of all settings, or by ``"auto"``."""
+    if method == AUTO:
+        return first_possible(_SUITED, problem, run)
+    return (by_name(method) if isinstance(method, str) else method)(problem, run)
+
+
+def first_possible(names: Sequence[str], problem: Problem, run: Run) -> Scores:
+    """Scores by the first of these methods that the model admits.
+
+    Raises:
+        CapabilityError: That of the last method, if the model admits none.
+    """
+    for name in names[:-1]:
+        try:
+            return by_name(name)(problem, run)
+        except CapabilityError:
+            # Which method it became is in the scores' own provenance.
+            continue
+    return by_name(names[-1])(problem, run)

@@ -17,9 +17,9 @@ LEVEL = 0.95
 def agreement(problem: Problem, scores: Scores, *, column: str, top: int = 5) -> Evidence:
     """How often a query's strongest proponents agree with it in a column that the model never read.
 
-    The estimate is the share of a query's ``top`` proponents whose ``column`` equals the query's, averaged over
-    the queries (precision at ``top``). Random scores reach the share of all training examples for which it
-    does; query by query the difference from this chance is taken.
+    The estimate is the share of a query's ``top`` proponents whose ``column`` equals the query's, averaged
+    over the queries (precision at ``top``). Random scores reach the share of all training examples for which
+    it does; query by query the difference from this chance is taken.
 
     This tells whether scores point at related examples, not whether removing these would matter: that is what
     refits are for. A method that only looks for similar words can score high here.
