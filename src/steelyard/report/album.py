@@ -1,0 +1,111 @@
+"""Training examples as cards: drawn once each, with their scores and what is known about them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from steelyard.records import Plan, Report
+from steelyard.report.selection import Neighbours, View, shown_ids
+from steelyard.report.showing import Gallery, Kind, Shown
+from steelyard.report.wording import clean_line, number, signed
+
+
+@dataclass(frozen=True)
+class Card:
+    """One training example with its score.
+
+    Attributes:
+        shown: The example.
+        side: ``"for"``, ``"against"`` or empty: how it is coloured, always beside a sign.
+        score: Its score as text, with its sign.
+        bar: Length of the bar under it, from 0 to 100.
+        why: Reason that a plan gives, if it is there for one.
+        change: What a plan changes, such as ``"3 → 8"``.
+        marks: Names of what is known about it.
+        alt: Accessible name.
+    """
+
+    shown: Shown
+    side: str
+    score: str
+    bar: float
+    why: str = ""
+    change: str = ""
+    marks: tuple[str, ...] = ()
+    alt: str = ""
+
+
+class Album:
+    """The training examples of a page, drawn once each, with their scores and what is known about them."""
+
+    def __init__(self, report: Report, view: View) -> None:
+        trains, queries = shown_ids(report, view)
+        self.report = report
+        self.train = Gallery(report.train, trains, view.show)
+        self.query = Gallery(report.query, queries, view.show)
+        self._truth = {name: frozenset(ids) for name, ids in report.truth.items()}
+
+    @property
+    def kind(self) -> Kind:
+        """How training examples are drawn."""
+        return self.train.kind
+
+    def near(self, found: Neighbours, side: str) -> tuple[Card, ...]:
+        """Cards of one side of a query; bars of both sides have one scale, and differences in rows are marked.
+
+        Args:
+            found: The query with its strongest examples.
+            side: ``"for"`` or ``"against"``.
+        """
+        pairs = found.proponents if side == "for" else found.opponents
+        longest = max((abs(score) for _, score in (*found.proponents, *found.opponents)), default=0.0) or 1.0
+        beside = self.query.values(found.query)
+        return tuple(
+            self._card(example, score, side, abs(score) / longest, beside) for example, score in pairs
+        )
+
+    def suspects(self, scored: Sequence[tuple[str, float]]) -> tuple[Card, ...]:
+        """Cards of examples with their per-example scores, coloured by what these say."""
+        return tuple(self._card(example, score, self._side(score), 0.0, None) for example, score in scored)
+
+    def planned(self, plan: Plan, count: int, values: Mapping[str, float]) -> tuple[Card, ...]:
+        """Cards of the first examples of a plan, with reasons and changes."""
+        cards: list[Card] = []
+        for i, example in enumerate(str(e) for e in plan.ids[:count]):
+            shown = self.train.show(example)
+            change = ""
+            if plan.labels is not None and plan.previous is not None:
+                change = f"{clean_line(plan.previous[i], limit=40)} → {clean_line(plan.labels[i], limit=40)}"
+            elif plan.weights is not None:
+                change = f"weight {number(float(plan.weights[i]))}"
+            score = values.get(example)
+            cards.append(
+                Card(
+                    shown,
+                    side="" if score is None else self._side(score),
+                    score="" if score is None else signed(score),
+                    bar=0.0,
+                    why=clean_line(plan.reasons[i], limit=300),
+                    change=change,
+                    marks=self._marks(example),
+                    alt=shown.name("training example"),
+                )
+            )
+        return tuple(cards)
+
+    def _card(
+        self, example: str, score: float, side: str, share: float, beside: Mapping[str, Any] | None
+    ) -> Card:
+        shown = self.train.show(example, beside=beside)
+        name = shown.name("training example")
+        return Card(shown, side, signed(score), round(100 * share, 1), marks=self._marks(example), alt=name)
+
+    def _side(self, score: float) -> str:
+        first = self.report.scores[0]
+        if first.unit == "rank" and first.axis == "pair":
+            return ""
+        harmful = score > 0 if first.suspect == "high" else score < 0
+        return "" if score == 0 else ("against" if harmful else "for")
+
+    def _marks(self, example: str) -> tuple[str, ...]:
+        return tuple(clean_line(name, limit=40) for name, ids in self._truth.items() if example in ids)

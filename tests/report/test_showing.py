@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from steelyard.report import annotate
+from steelyard.report.showing import Gallery, kind_of, objects
+from tests.report.cases import examples
+
+
+def rows(**columns):
+    return examples(columns, inputs=tuple(columns), label=None, prefix="e")
+
+
+def test_kinds_are_told_by_the_columns():
+    text = np.array(["a", "b"], object)
+    assert kind_of(rows(input=np.random.default_rng(0).random((2, 64)))) == "image"
+    assert kind_of(rows(input=np.random.default_rng(0).standard_normal((2, 5)))) == "row"
+    assert kind_of(rows(text=text)) == "text"
+    assert kind_of(rows(prompt=text, completion=text)) == "text"
+    assert kind_of(rows(messages=objects([[{"role": "user", "content": "hi"}]] * 2))) == "text"
+    assert kind_of(rows(city=text, age=np.array([1, 2]))) == "row"
+    assert kind_of(rows(a=text, b=text, c=text)) == "row"
+
+
+def test_unknown_ids_are_shown_as_ids():
+    gallery = Gallery(rows(text=np.array(["hello"], object)), ["e-0000", "elsewhere"], "auto")
+    assert gallery.show("e-0000").kind == "text"
+    assert gallery.show("elsewhere").kind == "id"
+
+
+def test_turns_of_a_conversation_are_parts():
+    turns = [{"role": "user", "content": "why?"}, {"role": "assistant", "content": "because"}]
+    shown = Gallery(rows(messages=objects([turns])), ["e-0000"], "auto").show("e-0000")
+    assert [(part.name, part.head) for part in shown.parts] == [("user", "why?"), ("assistant", "because")]
+
+
+def test_long_text_is_cut_at_a_word_and_nothing_is_lost():
+    text = "word " * 200
+    (part,) = Gallery(rows(text=np.array([text], object)), ["e-0000"], "auto").show("e-0000").parts
+    assert part.head + part.rest == text
+    assert len(part.head) <= 240 and part.head.endswith("word")
+
+
+def test_numbers_differ_beyond_a_tenth_of_their_range_and_words_when_unequal():
+    table = rows(age=np.array([20, 24, 70]), city=np.array(["Oslo", "Oslo", "Lyon"], object))
+    gallery = Gallery(table, list(table.ids), "auto")
+    query = gallery.values("e-0000")
+    near, far = (gallery.show(name, beside=query).cells for name in ("e-0001", "e-0002"))
+    assert [cell.differs for cell in near] == [False, False]
+    assert [cell.differs for cell in far] == [True, True]
+
+
+def test_wide_rows_say_what_is_hidden():
+    shown = Gallery(rows(input=np.random.default_rng(0).standard_normal((2, 30))), ["e-0000"], "auto").show(
+        "e-0000"
+    )
+    assert len(shown.cells) == 24 and shown.hidden == 6
+    assert shown.cells[3].name == "input[3]"
+
+
+def test_the_caller_can_choose_how_to_show():
+    standardised = rows(input=np.random.default_rng(0).standard_normal((3, 64)))
+    assert Gallery(standardised, ["e-0000"], "auto").kind == "row"
+    drawn = Gallery(standardised, ["e-0000"], "image").show("e-0000")
+    assert drawn.picture is not None and (drawn.picture.width, drawn.picture.height) == (8, 8)
+
+
+def test_annotations_are_shown_and_do_not_change_the_checksum():
+    plain = rows(text=np.array(["a", "b"], object))
+    noted = annotate(plain, measured=np.array([0.5, 2.0]), predicted=["x", "y"])
+    shown = Gallery(noted, list(noted.ids), "auto").show("e-0001")
+    assert (shown.predicted, shown.measured) == ("y", "2")
+    assert noted.checksum == plain.checksum
+
+
+@pytest.mark.parametrize("label", ["<b>", "\x1b[31m", "\u202e"])
+def test_accessible_names_are_clean(label):
+    made = examples(
+        {"text": np.array(["a"], object), "label": np.array([label], object)},
+        inputs=("text",),
+        label="label",
+        prefix="e",
+    )
+    name = Gallery(made, ["e-0000"], "auto").show("e-0000").name("training example")
+    assert name.startswith("training example e-0000, label ") and "\x1b" not in name and "\u202e" not in name
