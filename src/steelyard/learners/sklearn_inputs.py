@@ -83,7 +83,8 @@ def table(examples: Examples, form: Features) -> Any:
 def check_inputs(estimator: BaseEstimator, train: Examples, query: Examples, form: Features) -> None:
     """Refuse inputs that no fit could use, before any fit.
 
-    NaN passes where the estimator accepts it by its tags; in frames it is left to the pipeline's imputers.
+    NaN passes where every step accepts it by its tags, up to the first imputer; in frames it is left to the
+    estimator.
 
     Raises:
         DataError: NaN or infinity, naming example and column; strings where numbers are needed.
@@ -93,7 +94,7 @@ def check_inputs(estimator: BaseEstimator, train: Examples, query: Examples, for
         for examples in (train, query):
             table(examples.take(slice(0, 1)), form)
         return
-    allow_nan = bool(get_tags(estimator).input_tags.allow_nan)
+    allow_nan = _takes_nan(estimator)
     for examples in (train, query):
         for name in examples.inputs:
             _check_finite(examples, name, allow_nan=allow_nan)
@@ -142,6 +143,15 @@ def check_labels(train: Examples, query: Examples, *, classes: bool) -> None:
 def _listed(values: np.ndarray) -> str:
     shown = ", ".join(repr(value) for value in values[:10].tolist())
     return shown + (f", … {len(values)} in all" if len(values) > 10 else "")
+
+
+def _takes_nan(estimator: BaseEstimator) -> bool:
+    for step in steps(estimator):
+        if not get_tags(step).input_tags.allow_nan:
+            return False
+        if type(step).__module__.startswith("sklearn.impute"):
+            return True
+    return True
 
 
 def _is_numeric(examples: Examples, name: str) -> bool:
