@@ -22,7 +22,7 @@ from steelyard.problem import (
     Problem,
 )
 from steelyard.records import Measurement
-from tests.learners.torch_cases import Tokens, TwoInputs, blobs, examples, mlp
+from tests.learners.torch_cases import Scaled, Tokens, TwoInputs, blobs, examples, mlp
 
 RECIPE = SGD(lr=0.1, epochs=3, batch_size=16)
 ACCURACY = Measurement("accuracy", "accuracy", lower_is_better=False)
@@ -130,6 +130,24 @@ def test_extra_numeric_columns_reach_the_users_loss_and_text_does_not():
     assert set(batch) == {"input", "label", "cost"}
     assert batch["cost"].dtype == torch.float32
     assert learner.loss(learner.fit(data), data)[0] == 0.0
+
+
+def test_a_users_loss_may_leave_text_inputs_aside():
+    data = examples(
+        {"text": np.array(["one two"] * 8, dtype=object), "tokens": np.arange(24).reshape(8, 3) % 11},
+        inputs=("text",),
+        label=None,
+    )
+
+    def next_token(model, batch):
+        return F.cross_entropy(model(batch["tokens"][:, :2]), batch["tokens"][:, 2], reduction="none")
+
+    learner = Torch(Tokens(), loss=next_token, recipe=RECIPE)
+    assert learner.check(data, data) == ()
+    assert learner.loss(learner.fit(data), data).shape == (8,)
+    bare = examples({"text": np.array(["one two"] * 8)}, inputs=("text",), label=None)
+    with pytest.raises(DataError, match="no column holds numbers; the columns are 'text'"):
+        Torch(Tokens(), loss=next_token, recipe=RECIPE).fit(bare)
 
 
 def test_mean_squared_error_averages_over_outputs_and_survives_a_trailing_axis():
@@ -277,6 +295,14 @@ def test_a_trained_model_with_a_recipe_can_be_refitted_from_the_start():
     learner = Torch(net, trained=True, recipe=RECIPE)
     assert torch.equal(learner.explained(data).parameters["0.weight"], net[0].weight)
     assert not torch.equal(learner.fit(data).parameters["0.weight"], net[0].weight)
+
+
+def test_a_trained_model_that_cannot_be_drawn_anew_is_refitted_by_a_function():
+    net, data = Scaled(), blobs(20)
+    learner = Torch(net, trained=True, recipe=RECIPE, start=Scaled)
+    assert torch.equal(learner.explained(data).parameters["linear.weight"], net.linear.weight)
+    expected = Torch(Scaled, recipe=RECIPE).fit(data, seed=2)
+    assert torch.equal(learner.fit(data, seed=2).parameters["scale"], expected.parameters["scale"])
 
 
 def test_an_untrained_model_is_explained_after_a_fit():
@@ -607,6 +633,46 @@ def test_regularisation_is_what_the_recipe_adds_to_the_mean_loss():
     assert Torch(mlp(), trained=True).regularisation(Torch(mlp(), trained=True).explained(blobs(6))) == 0.0
 
 
+@pytest.mark.reference
+def test_the_hessian_is_that_of_the_summed_objective_of_a_linear_model():
+    data, weights = blobs(12), np.array([2.0, 0.0, 1.0, 0.5] * 3)
+    net = nn.Linear(4, 3).double()
+    learner = Torch(net, recipe=SGD(lr=0.1, epochs=5, weight_decay=0.3))
+    fitted = learner.fit(data, weights=weights)
+    x, y, w = (
+        torch.from_numpy(data.columns["input"]).double(),
+        torch.arange(12) % 3,
+        torch.from_numpy(weights),
+    )
+
+    def objective(flat):
+        logits = x @ flat[:12].reshape(3, 4).T + flat[12:]
+        loss = (w * F.cross_entropy(logits, y, reduction="none")).sum()
+        return loss + 9 * 0.3 / 2 * flat.square().sum()
+
+    flat = torch.cat([fitted.parameters["weight"].reshape(-1), fitted.parameters["bias"]])
+    expected = torch.autograd.functional.hessian(objective, flat).numpy()
+    np.testing.assert_allclose(learner.hessian(fitted, data, weights), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.reference
+def test_the_gradient_engine_gives_autograd_of_the_loss_and_of_the_measurement():
+    data, queries = blobs(12), blobs(5, seed=1, prefix="q")
+    learner = Torch(mlp(dtype=torch.float64), measurement="margin", recipe=RECIPE)
+    fitted = learner.fit(data)
+    engine = learner.gradients(fitted)
+    for of, examples_, function in (
+        ("loss", data, learner.loss_function),
+        ("measurement", queries, learner.measurement_function),
+    ):
+        found = engine.dense(examples_, of)
+        model = learner.load(fitted)
+        for row, batch in enumerate(learner.batches(examples_, 1)):
+            parts = torch.autograd.grad(function(model, batch).sum(), list(model.parameters()))
+            expected = torch.cat([part.reshape(-1) for part in parts]).numpy()
+            np.testing.assert_allclose(found[row], expected, atol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
@@ -625,10 +691,12 @@ def test_settings_that_contradict_are_refused(settings, named):
 
 
 def test_a_factory_has_no_parameters_to_start_from():
-    with pytest.raises(SettingError, match="no trained parameters"):
+    with pytest.raises(SettingError, match="no parameters that are trained or given"):
         Torch(mlp, trained=True)
-    with pytest.raises(SettingError, match="no given parameters"):
+    with pytest.raises(SettingError, match="no parameters that are trained or given"):
         Torch(mlp, start="given", recipe=RECIPE)
+    with pytest.raises(SettingError, match="start='warm'"):
+        Torch(mlp(), start="warm", recipe=RECIPE)
     with pytest.raises(SettingError, match="returned a int"):
         Torch(lambda: 3, recipe=RECIPE)  # type: ignore[arg-type]
 

@@ -184,7 +184,7 @@ def test_parameters_that_cannot_be_drawn_anew_are_refused_with_both_ways_out():
         ModelError, match=r"the model \(Scaled\) owns parameters but has no reset_parameters"
     ) as caught:
         Torch(Scaled(), recipe=RECIPE)
-    assert "pass a function that makes the model" in caught.value.fix
+    assert "pass a function that makes new models" in caught.value.fix
     assert "start='given'" in caught.value.fix
     assert Torch(Scaled(), recipe=RECIPE, start="given").fit(blobs(6)).losses
     assert Torch(Scaled, recipe=RECIPE).fit(blobs(6)).losses

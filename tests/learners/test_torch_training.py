@@ -260,6 +260,25 @@ def test_a_factory_is_called_under_the_seed():
     assert_same(fitted.parameters, make().state_dict(), atol=1e-6)
 
 
+def test_a_transformer_is_drawn_anew_as_torch_initialises_it():
+    layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+    net = nn.Sequential(nn.Unflatten(1, (1, 4)), layer, nn.Flatten(), nn.Linear(4, 3))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.fill_(7.0)
+    fitted = Torch(net, recipe=SGD(lr=1e-9, epochs=1)).fit(blobs(10))
+    assert max(float(value.abs().max()) for value in fitted.parameters.values()) <= 1.0
+    assert float(fitted.parameters["1.self_attn.out_proj.bias"].abs().max()) < 1e-6
+    assert float(fitted.parameters["1.self_attn.in_proj_weight"].std()) > 0.1
+
+
+def test_a_last_batch_of_one_with_batch_normalisation_is_a_failed_fit():
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    with pytest.raises(FitError, match="last batch of one example: Expected more than 1 value") as caught:
+        Torch(net, recipe=RECIPES[0]).fit(blobs(33))
+    assert "batch_size" in caught.value.fix
+
+
 def test_frozen_parameters_stay():
     net = mlp()
     net[0].weight.requires_grad_(False)

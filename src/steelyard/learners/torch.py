@@ -28,13 +28,20 @@ from steelyard.learners.torch_functions import Functions
 from steelyard.learners.torch_losses import Batch, Loss, NamedLoss, resolve_loss, resolve_measure
 from steelyard.learners.torch_start import Start, check_resettable, origin_of
 from steelyard.learners.torch_state import check_state, checksum, dump, function_name, restore
-from steelyard.learners.torch_training import Course, TorchFitted, present, seeded, snapshot, train
+from steelyard.learners.torch_training import (
+    Course,
+    TorchFitted,
+    UserFit,
+    present,
+    seeded,
+    snapshot,
+    train,
+    train_by_user,
+)
 from steelyard.records import Examples, Measurement
 
 _EVALUATED = 256  # examples per forward pass without gradients
 _REMEMBERED = 4  # modules and tables kept for reuse
-
-UserFit = Callable[[Examples, np.ndarray, int], nn.Module]
 
 
 class Torch:
@@ -57,8 +64,8 @@ class Torch:
         recipe: How to train: ``SGD``, ``Adam``, ``AdamW``, or your own ``fit(examples, weights, seed) ->
             module``, which sees only examples whose weight is not 0.
         trained: The module's parameters are the model that is explained. Without a recipe, no refits.
-        start: Where fits start: ``"fresh"`` from new parameters (``reset_parameters`` of every submodule, or
-            the function), ``"given"`` from the module's own (fine-tuning).
+        start: Where fits start: ``"fresh"`` from new parameters (``reset_parameters`` of every submodule),
+            ``"given"`` from the module's own (fine-tuning), or from what a function makes under the seed.
         embedding: Submodule whose output is the embedding; None: what the last linear layer reads.
         classes: Text labels in the order of the logits; None: those of the training examples, sorted.
 
@@ -92,15 +99,10 @@ class Torch:
             )
         given = resolve_loss(loss)
         self._functions = Functions(given, resolve_measure(measurement, given))
-        self._origin = origin_of(net, start)
+        self._origin = origin_of(net, start, trained=trained)
         self._net = self._origin.net
-        if trained and self._origin.factory is not None:
-            raise SettingError(
-                "Torch: trained=True, but a function that makes modules has no trained parameters.",
-                fix="give the trained module itself.",
-            )
         checks.check_parameters(self._net)
-        if self._origin.factory is None and start == "fresh" and isinstance(recipe, Recipe):
+        if self._origin.start == "fresh" and isinstance(recipe, Recipe):
             check_resettable(self._net)
         self._recipe, self._trained, self._embedding = recipe, trained, embedding
         self._classes = tuple(str(name) for name in classes) if classes is not None else None
@@ -163,7 +165,7 @@ class Torch:
             DataError: If a label or a column cannot be used, or there is only one class to learn.
         """
         layout = self._remember(require_examples(train))
-        fresh = not self._trained and self._origin.start == "fresh"
+        fresh = not self._trained and self._origin.start != "given"
         notes = checks.check_several_classes(train, refuse=fresh) if self._functions.kind == "class" else ()
         model = self._begin().eval()
         for what, function, examples in (
@@ -203,11 +205,16 @@ class Torch:
             )
         layout = self._remember(require_examples(examples))
         rows, kept = present(len(examples), weights)
-        if not isinstance(self._recipe, Recipe):
-            return self._fit_by_user(self._recipe, examples, rows, kept, seed)
-        factors = None if kept is None else torch.tensor(kept, dtype=self._dtype, device=self._device)
-        course = Course(self._table(examples), self._recipe, rows, factors, seed)
-        return replace(train(self._origin.draw, self.loss_function, course), classes=layout.classes)
+        if isinstance(self._recipe, Recipe):
+            factors = None if kept is None else torch.tensor(kept, dtype=self._dtype, device=self._device)
+            course = Course(self._table(examples), self._recipe, rows, factors, seed)
+            fitted = train(self._origin.draw, self.loss_function, course)
+        else:
+            chosen = examples if len(rows) == len(examples) else examples.take(rows)
+            given = np.ones(len(rows)) if kept is None else kept
+            fitted = train_by_user(self._recipe, chosen, given, seed=seed, device=self._device)
+            check_state(fitted.parameters, self._net)
+        return replace(fitted, classes=layout.classes)
 
     def explained(self, examples: Examples, seed: int = 0) -> TorchFitted:
         """The model that is asked about: the module as given if it came trained, else ``fit(examples)``."""
@@ -291,7 +298,9 @@ class Torch:
         """
         from steelyard.gradients.dense import gauss_newton
 
-        return gauss_newton(self, fitted, examples, weights, decay=self.regularisation(fitted))
+        rows, kept = present(len(examples), weights)
+        chosen = examples if len(rows) == len(examples) else examples.take(rows)
+        return gauss_newton(self, fitted, chosen, kept, decay=self.regularisation(fitted))
 
     def regularisation(self, fitted: TorchFitted) -> float:
         """Coefficient of ``|parameters|² / 2`` in the mean loss; AdamW's decoupled decay is no such term."""
@@ -354,20 +363,6 @@ class Torch:
             return copy.deepcopy(self._net)
         with seeded(0, self._device):
             return self._origin.draw()
-
-    def _fit_by_user(
-        self, fit: UserFit, examples: Examples, rows: np.ndarray, weights: np.ndarray | None, seed: int
-    ) -> TorchFitted:
-        chosen = examples if len(rows) == len(examples) else examples.take(rows)
-        with seeded(seed, self._device):
-            module = fit(chosen, np.ones(len(rows)) if weights is None else weights, seed)
-        if not isinstance(module, nn.Module):
-            raise ModelError(
-                f"your fit returned a {type(module).__name__}.", fix="return the trained nn.Module."
-            )
-        found = snapshot(module)
-        check_state(found, self._net)
-        return TorchFitted(found, seed, classes=self._layout.classes if self._layout else None)
 
     def _remember(self, examples: Examples) -> Layout:
         if self._layout is None:

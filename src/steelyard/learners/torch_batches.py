@@ -157,7 +157,7 @@ def tabulate(examples: Examples, layout: Layout, take: Take) -> Table:
         if name == layout.label:
             tensors[name] = _labels(examples, layout, take).to(take.device)
         elif _sample(column).dtype.kind not in "biuf":
-            if name in layout.inputs:
+            if name in layout.inputs and take.kind != "any":
                 raise DataError(
                     f"{examples.source}: input column {name!r} holds {_describe(column)}, but a torch model "
                     "reads "
@@ -168,6 +168,11 @@ def tabulate(examples: Examples, layout: Layout, take: Take) -> Table:
             tensors[name] = _tensor(column, take.dtype, copy=False).to(take.device)
         else:
             columns[name] = column
+    if not tensors and not columns:
+        raise DataError(
+            f"{examples.source}: no column holds numbers; the columns are {', '.join(map(repr, examples.columns))}.",
+            fix="tokenise the text first and add the tokens as a column.",
+        )
     return Table(examples.ids, tensors, columns, take)
 
 

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from torch import nn
 from steelyard.errors import ModelError, SettingError
 from steelyard.learners.torch_training import seeded
 
-Start = Literal["fresh", "given"]
+Start = str | Callable[[], nn.Module]
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,14 +19,14 @@ class Origin:
     """The model as given, and how to begin a fit from it.
 
     Attributes:
-        net: A copy of the module that was given; a new one where a function was given.
-        factory: The function that was given, if one was.
-        start: ``"fresh"`` or ``"given"``.
+        net: A copy of the module that was given; a new one where only a function was given.
+        factory: The function that makes new modules, if one was given.
+        start: ``"fresh"``, ``"given"`` or ``"made"`` (by the function).
     """
 
     net: nn.Module
     factory: Callable[[], nn.Module] | None
-    start: Start
+    start: str
 
     def draw(self) -> nn.Module:
         """A module to train; random numbers come from torch's generator as it stands."""
@@ -34,29 +34,37 @@ class Origin:
             return self.factory().to(next(self.net.parameters()).device)
         module = copy.deepcopy(self.net)
         if self.start == "fresh":
-            for part in module.modules():
-                reset = _resetter(part)
-                if reset is not None and _owns_state(part):
-                    reset()
+            _reset(module)
         return module
 
 
-def origin_of(net: Any, start: Start) -> Origin:
-    """The origin of a module, or of a function that makes one.
+def origin_of(net: Any, start: Any, *, trained: bool) -> Origin:
+    """The origin of a module, of a function that makes one, or of both.
+
+    Args:
+        net: A module, or a function that makes one.
+        start: ``"fresh"``, ``"given"``, or a function that makes a module.
+        trained: Whether ``net`` is to be explained as it is.
 
     Raises:
-        SettingError: If it is neither, or a function is to start from given parameters.
+        SettingError: If these contradict one another, or are something else.
     """
+    if not (start in ("fresh", "given") or (callable(start) and not isinstance(start, nn.Module))):
+        raise SettingError(
+            f"Torch: start={start!r}.", fix="give 'fresh', 'given', or a function that makes a new module."
+        )
+    factory: Any = start if isinstance(net, nn.Module) else net
     if isinstance(net, nn.Module):
-        return Origin(copy.deepcopy(net), None, start)
+        copied = copy.deepcopy(net)
+        return Origin(copied, None, start) if isinstance(start, str) else Origin(copied, factory, "made")
     if not callable(net):
         raise SettingError(
             f"net={net!r} is no module.", fix="give a torch.nn.Module, or a function that makes one."
         )
-    if start == "given":
+    if trained or start != "fresh":
         raise SettingError(
-            "Torch: start='given', but a function that makes modules has no given parameters.",
-            fix="give the module itself, or start='fresh'.",
+            "Torch: net is a function that makes modules, so there are no parameters that are trained or given.",
+            fix="give the module itself as net; a function for fresh starts can then be given as start=.",
         )
     with seeded(0, torch.device("cpu")):
         module = net()
@@ -64,8 +72,7 @@ def origin_of(net: Any, start: Start) -> Origin:
         raise SettingError(
             f"the function given as net returned a {type(module).__name__}.", fix="return a torch.nn.Module."
         )
-    factory: Any = net
-    return Origin(module, factory, start)
+    return Origin(module, factory, "made")
 
 
 def check_resettable(net: nn.Module) -> None:
@@ -80,14 +87,24 @@ def check_resettable(net: nn.Module) -> None:
                 f"{name or 'the model'} ({type(module).__name__}) owns parameters but has no "
                 "reset_parameters(), "
                 "so a fit cannot start from new ones.",
-                fix="pass a function that makes the model (Torch(lambda: Net(), ...)), or start='given' to "
-                "start "
-                "from the parameters as they are.",
+                fix="pass a function that makes new models (start=lambda: Net()), or start='given' to start from "
+                "the parameters as they are.",
             )
 
 
+def _reset(module: nn.Module) -> None:
+    # Children first, because a parent may set what its children drew: attention zeroes the bias of its output.
+    for child in module.children():
+        _reset(child)
+    reset = _resetter(module)
+    if reset is not None and _owns_state(module):
+        reset()
+
+
 def _resetter(module: nn.Module) -> Callable[[], Any] | None:
-    found = getattr(module, "reset_parameters", None)
+    # Attention keeps the method private, alone among the layers of torch.nn.
+    name = "_reset_parameters" if isinstance(module, nn.MultiheadAttention) else "reset_parameters"
+    found = getattr(module, name, None)
     return found if callable(found) else None
 
 

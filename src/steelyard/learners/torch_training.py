@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from steelyard.learners.recipes import Recipe, checkpoint_steps, learning_rates
 from steelyard.learners.torch_batches import Table, epoch_order, id_keys
 from steelyard.learners.torch_losses import Batch
 from steelyard.learners.torch_steps import FLAT_LIMIT, MissingGradient, flat_step, plain_step
+from steelyard.records import Examples
 
 LossFunction = Callable[[nn.Module, Batch], Tensor]
+UserFit = Callable[[Examples, np.ndarray, int], nn.Module]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +117,21 @@ def train(start: Callable[[], nn.Module], loss: LossFunction, course: Course) ->
         return _train(start, loss, course, flat=False)
 
 
+def train_by_user(
+    fit: UserFit, examples: Examples, weights: np.ndarray, *, seed: int, device: torch.device
+) -> TorchFitted:
+    """What the user's own fit makes of the examples that are present, with torch seeded.
+
+    Raises:
+        ModelError: If it does not return a module.
+    """
+    with seeded(seed, device):
+        module: Any = fit(examples, weights, seed)
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"your fit returned a {type(module).__name__}.", fix="return the trained nn.Module.")
+    return TorchFitted(snapshot(module), seed)
+
+
 def present(count: int, weights: np.ndarray | None) -> tuple[np.ndarray, Float[np.ndarray, " row"] | None]:
     """Positions of the examples that take part, and their weights; None in place of weights that are all 1.
 
@@ -176,7 +194,7 @@ def _train(start: Callable[[], nn.Module], loss: LossFunction, course: Course, *
             for place, batch in enumerate(course.table.stream(course.rows[order], size)):
                 places = order[place * size : (place + 1) * size]
                 step = epoch * per_epoch + place
-                mean = _mean(loss(model, batch), course.weights, places)
+                mean = _mean(_losses(model, loss, batch, len(places)), course.weights, places)
                 for parameter in parameters:
                     parameter.grad = None
                 mean.backward()
@@ -203,6 +221,19 @@ def _optimiser(parameters: Sequence[nn.Parameter], recipe: Recipe, *, flat: bool
     if flat and alike and sum(p.numel() for p in parameters) <= FLAT_LIMIT:
         return flat_step(parameters, recipe)
     return plain_step(parameters, recipe)
+
+
+def _losses(model: nn.Module, loss: LossFunction, batch: Batch, count: int) -> Tensor:
+    try:
+        return loss(model, batch)
+    except ValueError as error:
+        if count > 1:
+            raise
+        # Batch normalisation refuses to train on one example.
+        raise FitError(
+            f"the model failed on a last batch of one example: {error}",
+            fix="choose another batch_size, or GroupNorm or LayerNorm in place of batch normalisation.",
+        ) from error
 
 
 def _mean(losses: Tensor, weights: Tensor | None, places: np.ndarray) -> Tensor:
