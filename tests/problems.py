@@ -1,4 +1,4 @@
-"""Tiny problems with answers known by definition, for every test that needs one. NumPy only, microseconds a fit."""
+"""Tiny problems with answers known by definition, for every test that needs one; microseconds a fit."""
 
 import hashlib
 from collections.abc import Mapping

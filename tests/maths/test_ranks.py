@@ -10,7 +10,16 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import rankdata, spearmanr
 from sklearn.metrics import roc_auc_score
 
-from steelyard.maths.ranks import auc, detection_curve, midranks, sort_columns, spearman, spearman_bootstrap
+from steelyard.maths.ranks import (
+    auc,
+    detection_curve,
+    fisher_interval,
+    midranks,
+    resampled_midranks,
+    sort_columns,
+    spearman,
+    spearman_bootstrap,
+)
 
 TIED = arrays(
     np.float64, st.tuples(st.integers(3, 12), st.integers(1, 4)), elements=st.integers(0, 4).map(float)
@@ -27,8 +36,11 @@ def test_midranks_with_counts_are_those_of_the_repeated_rows(values, random):
     counts = np.array([random.randint(0, 3) for _ in values], dtype=np.float64)
     counts[0] = 1.0
     repeated = np.repeat(np.arange(len(values)), counts.astype(int))
-    found = midranks(sort_columns(values), counts)[repeated]
-    np.testing.assert_allclose(found, rankdata(values[repeated], axis=0))
+    order = sort_columns(values)
+    for j in range(values.shape[1]):
+        found = resampled_midranks(order, j, np.stack([counts, np.ones(len(values))]))
+        np.testing.assert_allclose(found[0, repeated], rankdata(values[repeated, j]))
+        np.testing.assert_allclose(found[1], rankdata(values[:, j]))
 
 
 @given(TIED, st.integers(0, 2**31))
@@ -54,9 +66,11 @@ def test_bootstrap_equals_resampling_by_hand():
     x, y = draw.normal(size=(15, 3)), draw.integers(0, 5, (15, 3)).astype(np.float64)
     found = spearman_bootstrap(x, y, draws=20, generator=np.random.default_rng(5))
     twin = np.random.default_rng(5)
-    for value in found:
-        rows = np.repeat(np.arange(15), twin.multinomial(15, np.full(15, 1 / 15)))
-        columns = np.repeat(np.arange(3), twin.multinomial(3, np.full(3, 1 / 3)))
+    all_rows = twin.multinomial(15, np.full(15, 1 / 15), size=20)
+    all_columns = twin.multinomial(3, np.full(3, 1 / 3), size=20)
+    assert len(found) == 20
+    for value, row_counts, column_counts in zip(found, all_rows, all_columns, strict=True):
+        rows, columns = np.repeat(np.arange(15), row_counts), np.repeat(np.arange(3), column_counts)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             by_hand = [spearmanr(x[rows, j], y[rows, j]).statistic for j in columns]
@@ -68,12 +82,25 @@ def test_bootstrap_interval_covers_the_true_correlation():
     draw, hits = np.random.default_rng(1), 0
     # Spearman's rho of a bivariate normal with Pearson r is 6/pi asin(r/2).
     truth = 6 / np.pi * np.arcsin(0.6 / 2)
-    for k in range(40):
+    for k in range(300):
         x = draw.normal(size=(60, 1))
         y = 0.6 * x + 0.8 * draw.normal(size=(60, 1))
         means = spearman_bootstrap(x, y, draws=200, generator=np.random.default_rng(k))
-        hits += np.quantile(means, 0.025) <= truth <= np.quantile(means, 0.975)
-    assert hits >= 33  # binomial(40, .95): below 34 in 0.3 % of repetitions, one more for skew
+        low, high = fisher_interval(float(spearman(x, y)[0]), means)
+        hits += low <= truth <= high
+    assert 0.91 <= hits / 300 <= 0.985
+
+
+def test_the_interval_of_a_high_correlation_contains_it():
+    draw = np.random.default_rng(6)
+    x = draw.normal(size=(64, 20))
+    y = x + 0.05 * draw.normal(size=(64, 20))
+    estimate = float(spearman(x, y).mean())
+    means = spearman_bootstrap(x, y, draws=500, generator=draw)
+    assert estimate > np.quantile(means, 0.9)  # what a percentile interval would say
+    low, high = fisher_interval(estimate, means)
+    assert 0.98 < low < estimate < high < 1
+    assert fisher_interval(1.0, np.ones(5)) == (1.0, 1.0)
 
 
 @given(arrays(np.float64, 30, elements=st.integers(0, 8).map(float)), st.integers(1, 29))

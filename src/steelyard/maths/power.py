@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 _MOST = 100_000
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,14 @@ def one_against_many(
     single case against a small control sample, Crawford & Howell (1998), eq. 1.
     """
     count = len(controls)
-    found = student(
-        float(value - controls.mean()),
-        float(controls.std(ddof=1)) * (1 + 1 / count) ** 0.5,
-        count - 1,
-        level=level,
-    )
-    if found.standard_error > 0 or found.estimate == 0:
+    deviation = float(controls.std(ddof=1))
+    if deviation <= _ROUNDING * max(abs(value), float(np.abs(controls).max())):
+        deviation = 0.0
+    difference = float(value - controls.mean())
+    found = student(difference, deviation * (1 + 1 / count) ** 0.5, count - 1, level=level)
+    if deviation > 0 or abs(difference) <= _ROUNDING * abs(value):
         return found
-    rank = min(1.0, 2 / (count + 1))
-    return Comparison(found.estimate, found.low, found.high, rank, 0.0, found.freedom)
+    return Comparison(difference, difference, difference, min(1.0, 2 / (count + 1)), 0.0, count - 1)
 
 
 def sign_flip(differences: Float[np.ndarray, " pair"], *, seed: int = 0, draws: int = 9999) -> float:

@@ -9,7 +9,7 @@ from steelyard.collect.designs import random_subsets
 from steelyard.collect.fits import fit_seeds, outcomes
 from steelyard.errors import FitError, SettingError
 from steelyard.maths.power import components
-from steelyard.maths.ranks import spearman, spearman_bootstrap
+from steelyard.maths.ranks import fisher_interval, spearman, spearman_bootstrap
 from steelyard.problem import Problem
 from steelyard.records import Cost, Evidence, Scores
 from steelyard.records.evidence import Verdict
@@ -21,6 +21,7 @@ _RANDOM = 199
 _FEWEST = 8
 _NEGLIGIBLE = 0.1
 _FLOPS = 4e11
+_COLUMNS = 20_000
 _BLOCK_BYTES = 64 * 2**20
 
 
@@ -42,8 +43,8 @@ def lds(
 
     The subsets and training seeds come from the streams of verification: no method ever sees these fits.
 
-    The interval is a percentile bootstrap that resamples the subsets and, independently, the queries; the
-    subsets dominate, because all queries share them. The random control is the same score after
+    The interval is a bootstrap that resamples the subsets and, independently, the queries, on Fisher's z scale;
+    the subsets dominate, because all queries share them. The random control is the same score after
     permuting the training examples among the rows of the score matrix, with everything else kept. Random
     scores are exchangeable under these permutations, so that the p-value (one-sided, 199 permutations) is
     exact. Permuting *outcomes* instead would not do: a fixed set of random scores correlates a little with
@@ -199,20 +200,33 @@ def _correlate(problem: Problem, scores: Scores, masks: np.ndarray, measured: np
         draws=_DRAWS,
         generator=generator(problem.seed, "verification", "lds", "bootstrap"),
     )
+    estimate = float(per_query[known].mean())
+    low, high = fisher_interval(estimate, draws, level=LEVEL)
     return _Found(
         per_query=per_query,
-        estimate=float(per_query[known].mean()),
-        low=float(np.quantile(draws, 0.5 - LEVEL / 2)),
-        high=float(np.quantile(draws, 0.5 + LEVEL / 2)),
+        estimate=estimate,
+        low=low,
+        high=high,
         deviation=float(draws.std(ddof=1)),
-        random=np.array([_mean(spearman(one, outcome)) for one in predicted[1:]]),
+        random=_means(predicted[1:], outcome),
         ceiling=_ceiling(measured),
     )
 
 
-def _mean(correlations: np.ndarray) -> float:
-    known = correlations[np.isfinite(correlations)]
-    return float(known.mean()) if len(known) else 0.0
+def _means(
+    predicted: Float[np.ndarray, "order fit query"], outcome: Float[np.ndarray, "fit query"]
+) -> Float[np.ndarray, " order"]:
+    """LDS of each set of predictions: the mean over the queries that are not constant; 0 if all are."""
+    orders, fits, queries = predicted.shape
+    found = np.zeros(orders)
+    step = max(1, _COLUMNS // queries)
+    for low in range(0, orders, step):
+        part = predicted[low : low + step]
+        side_by_side = part.transpose(1, 0, 2).reshape(fits, -1)
+        each = spearman(side_by_side, np.tile(outcome, (1, len(part)))).reshape(len(part), queries)
+        known = np.isfinite(each)
+        found[low : low + step] = np.where(known, each, 0.0).sum(axis=1) / np.maximum(1, known.sum(axis=1))
+    return found
 
 
 def _predictions(

@@ -168,13 +168,13 @@ def _curves(chains: Float[np.ndarray, "ranking fraction seed"], controls: int) -
 
 
 def _gap(curves: _Curves, fractions: Float[np.ndarray, " fraction"]) -> Comparison:
-    where = np.concatenate([[0.0], fractions])
+    steps = np.diff(fractions, prepend=0.0)
 
     def area(curve: np.ndarray) -> float:
-        return float(np.trapezoid(np.concatenate([[0.0], curve]), where)) / where[-1]
+        return float(steps @ (curve + np.concatenate([[0.0], curve[:-1]])) / 2 / fractions[-1])
 
     chains = np.array([area(curve) for curve in curves.random])
-    error = float(chains.std(ddof=1)) * (2 / (1 - where[-1])) ** 0.5
+    error = float(chains.std(ddof=1)) * float(2 / (1 - fractions[-1])) ** 0.5
     return student(area(curves.harmful) - area(curves.helpful), error, len(chains) - 1, level=LEVEL)
 
 
