@@ -58,7 +58,7 @@ class LinearGradients:
 
     def notes(self, examples: Examples) -> tuple[str, ...]:
         """Handled cases in words; the same for all examples."""
-        return (*self.model.remarks, *self.remarks)
+        return self.remarks
 
     def dense(self, examples: Examples, of: Of = "loss") -> Float[np.ndarray, "example param"]:
         """Full gradients, parameters output by output, the intercept last in each.

@@ -41,7 +41,6 @@ class Linear:
         penalty: Penalty of every parameter; 0 for an intercept that is not penalised.
         constant: What the intercept column reads; None without an intercept.
         classes: Label values in order; None for regression.
-        remarks: What the reader should know about derivatives of this model.
     """
 
     kind: Literal["squared", "logistic", "softmax", "squared_hinge"]
@@ -49,7 +48,6 @@ class Linear:
     penalty: Float[np.ndarray, "output column"]
     constant: float | None
     classes: np.ndarray | None
-    remarks: tuple[str, ...] = ()
 
     def columns(self, inputs: Any) -> Inputs:
         """Features as the weights read them, the constant last; sparse features stay sparse."""
@@ -193,14 +191,8 @@ def _logistic(model: LogisticRegression) -> Linear:
     scaling = float(params["intercept_scaling"]) if liblinear else 1.0
     weights, constant = _with_intercept(model, scaling if params["fit_intercept"] else None)
     penalty = _penalties(weights, strength, free_intercept=constant is not None and not liblinear)
-    if len(model.classes_) == 2:
-        return Linear("logistic", weights, penalty, constant, np.asarray(model.classes_))
-    remark = (
-        "a softmax does not change when the same number is added to all its logits, so the Hessian is "
-        "singular "
-        "where the penalty does not reach: use its pseudo-inverse or a damping"
-    )
-    return Linear("softmax", weights, penalty, constant, np.asarray(model.classes_), (remark,))
+    kind = "logistic" if len(model.classes_) == 2 else "softmax"
+    return Linear(kind, weights, penalty, constant, np.asarray(model.classes_))
 
 
 def _support_vectors(model: LinearSVC) -> Linear:
@@ -208,10 +200,7 @@ def _support_vectors(model: LinearSVC) -> Linear:
     scaling = float(params["intercept_scaling"]) if params["fit_intercept"] else None
     weights, constant = _with_intercept(model, scaling)
     penalty = _penalties(weights, 1.0 / params["C"], free_intercept=False)
-    remark = (
-        "the squared hinge is piecewise quadratic: its Hessian counts the examples inside the margin only"
-    )
-    return Linear("squared_hinge", weights, penalty, constant, np.asarray(model.classes_), (remark,))
+    return Linear("squared_hinge", weights, penalty, constant, np.asarray(model.classes_))
 
 
 def _leastsquared_lengths(model: LinearRegression | Ridge) -> Linear:
@@ -246,6 +235,11 @@ def hessian(
 ) -> Float[np.ndarray, "param param"]:
     """Exact Hessian of the summed, weighted training objective with its penalty.
 
+    A softmax does not change when the same number is added to all its logits, so without a penalty the objective
+    is flat there. Each such direction gets the mean curvature of its column in place of 0: no gradient has a
+    part along it, so products with the inverse are those of the pseudo-inverse, and the matrix can be inverted.
+    The squared hinge is piecewise quadratic: only examples inside the margin count.
+
     Cost: outputs² / 2 matrix products of columns x examples x columns; memory parameters² · 8 bytes.
 
     Args:
@@ -277,6 +271,9 @@ def hessian(
             block = columns.T @ _scaled(columns, bends[:, a, b])
             block = block.toarray() if sparse.issparse(block) else block
             total[a, :, b], total[b, :, a] = block, block
+    if model.kind == "softmax":
+        for column in np.flatnonzero((model.penalty == 0.0).all(axis=0)):
+            total[:, column, :, column] += np.trace(total[:, column, :, column]) / outputs**2
     total = total.reshape(outputs * width, outputs * width)
     total[np.diag_indices_from(total)] += model.penalty.ravel()
     return total
