@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
-from steelyard.collect.gradients import Annotated, Fitted, dense_gradients, exact_curvature, open_gradients
+from steelyard.collect.gradients import Fitted, Widening, dense_gradients, exact_curvature, open_gradients
 from steelyard.problem import Problem
 from steelyard.records import Cost, Scores
 from steelyard.run import Run
@@ -73,7 +73,8 @@ class SelfInfluence:
     def prepare(self, problem: Problem, run: Run) -> Curved:
         """The model's gradients and the inverse curvature."""
         fitted = open_gradients(problem, run, method="SelfInfluence", instead="loss or knn_shapley")
-        network = isinstance(fitted.gradients, Annotated)
+        # Only networks come in narrow number types; linear models have notes as well.
+        network = isinstance(fitted.gradients, Widening)
         curvature = self.curvature if self.curvature != "auto" else "ekfac" if network else "exact"
         if curvature == "identity":
             return Curved(fitted, None, None, {"curvature": curvature})
