@@ -19,6 +19,7 @@ from steelyard.maths.ranks import spearman
 
 ACTIVATION = "tanh"
 WIDTHS = (64, 48, 32, 10)
+WEIGHT_DECAY = 1e-4
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,12 @@ def problem(size: Size = FULL, *, checkpoints: int = 0, measurement: str = "loss
     for inputs, outputs in zip(WIDTHS[:-1], WIDTHS[1:], strict=True):
         layers += [torch.nn.Linear(inputs, outputs), torch.nn.Tanh()]
     recipe = sy.learners.SGD(
-        lr=0.05, momentum=0.9, epochs=size.epochs, batch_size=50, weight_decay=1e-4, checkpoints=checkpoints
+        lr=0.05,
+        momentum=0.9,
+        epochs=size.epochs,
+        batch_size=50,
+        weight_decay=WEIGHT_DECAY,
+        checkpoints=checkpoints,
     )
     learner = sy.learners.Torch(torch.nn.Sequential(*layers[:-1]), measurement=measurement, recipe=recipe)
     return sy.Problem(learner, train=train, query=query)

@@ -11,14 +11,14 @@ scores with exact damped Gauss-Newton influence on softmax regression, all with 
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import steelyard as sy
-from benchmarks.digits import ACTIVATION, FULL, REDUCED, Truth, arrays, problem, truth
+from benchmarks.digits import ACTIVATION, FULL, REDUCED, WEIGHT_DECAY, Truth, arrays, problem, truth
 from benchmarks.measure import Options, median_seconds, options, record, run, show
 from benchmarks.runners.exchange import Job
 from steelyard.collect.fits import ensemble, explained
@@ -85,7 +85,8 @@ def _job(found: Truth, given: Options) -> Job:
     asked = found.problem
     fitted = asked.learner.explained(asked.train, asked.seed)
     size = REDUCED if given.reduced else FULL
-    return Job("", {}, *arrays(size), (_state(asked, fitted),), ACTIVATION, given.threads, given.repeats)
+    state = _state(asked, fitted)
+    return Job("", {}, *arrays(size), (state,), ACTIVATION, WEIGHT_DECAY, given.threads, given.repeats)
 
 
 def _state(asked: sy.Problem, fitted: Any) -> dict[str, np.ndarray]:
@@ -107,8 +108,7 @@ def _floor(found: Truth, repeats: int) -> float:
 
 
 def _with(job: Job, method: str, settings: dict[str, Any], states: tuple | None = None) -> Job:
-    chosen = job.states if states is None else states
-    return Job(method, settings, job.train, job.query, chosen, job.activation, job.threads, job.repeats)
+    return replace(job, method=method, settings=settings, states=job.states if states is None else states)
 
 
 def _ours(found: Truth, job: Job) -> list[Row]:
@@ -240,7 +240,7 @@ def _softmax(given: Options) -> list[tuple[str, float, float]]:
     state = _state(asked, asked.learner.explained(asked.train))
     state = {f"0.{name}": values for name, values in state.items()}
     truth_scores, damping = _exact(state, train, query)
-    job = Job("", {}, train, query, (state,), ACTIVATION, given.threads, 1)
+    job = Job("", {}, train, query, (state,), threads=given.threads, repeats=1)
     settings = {"damping": damping}
     answers = [("steelyard ekfac", run("steelyard", _with(job, "ekfac", settings), None))]
     if given.peers:

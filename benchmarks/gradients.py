@@ -11,8 +11,8 @@ transformer.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -125,11 +125,13 @@ def _job(given: Options) -> Job:
 
     net, _ = perceptron(torch.Generator().manual_seed(0), 1)
     state = {name: values.detach().numpy() for name, values in net.state_dict().items()}
-    return Job("grad_dot", {}, pair(train), pair(query), (state,), "relu", given.threads, given.repeats)
+    return Job(
+        "grad_dot", {}, pair(train), pair(query), (state,), threads=given.threads, repeats=given.repeats
+    )
 
 
-def _as(job: Job, method: str, settings: dict[str, object]) -> Job:
-    return Job(method, settings, job.train, job.query, job.states, job.activation, job.threads, job.repeats)
+def _as(job: Job, method: str, settings: dict[str, Any]) -> Job:
+    return replace(job, method=method, settings=settings)
 
 
 def _floor(given: Options) -> float:

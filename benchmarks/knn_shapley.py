@@ -6,6 +6,8 @@ The large problem is 100,000 training examples by 1,000 queries; nothing of size
 and the table gives its peak memory beside the size of the score matrix itself.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from benchmarks.measure import Options, options, record, run, show
@@ -81,20 +83,14 @@ def _job(train: int, query: int, given: Options, *, repeats: int | None = None) 
         labels = generator.integers(0, 10, count)
         return (generator.normal(size=(count, _WIDTH)) + labels[:, None] / 4).astype(np.float32), labels
 
+    work = {"neighbours": _NEIGHBOURS, "embedding": "inputs"}
     return Job(
-        "knn_shapley",
-        {"k": _NEIGHBOURS},
-        pair(train),
-        pair(query),
-        (),
-        "relu",
-        given.threads,
-        repeats or given.repeats,
+        "knn_shapley", work, pair(train), pair(query), threads=given.threads, repeats=repeats or given.repeats
     )
 
 
 def _as_peer(job: Job) -> Job:
-    return Job(job.method, {**job.settings, "batch": 1000}, job.train, job.query, (), "relu", job.threads, 1)
+    return replace(job, settings={"k": _NEIGHBOURS, "batch": 1000}, repeats=1)
 
 
 def _apart(answer: Answer, ours: Answer) -> float:

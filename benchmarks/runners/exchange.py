@@ -30,6 +30,7 @@ class Job:
         query: Inputs and labels of the queries.
         states: Parameters of the models, by their torch names; empty where no network is involved.
         activation: Between the linear layers: ``"tanh"`` or ``"relu"``.
+        penalty: Coefficient of half the squared parameters in the mean training loss; peers do not ask for it.
         threads: Number of threads for everything.
         repeats: How often the work is done and timed.
     """
@@ -40,6 +41,7 @@ class Job:
     query: tuple[np.ndarray, np.ndarray]
     states: tuple[dict[str, np.ndarray], ...] = ()
     activation: str = "relu"
+    penalty: float = 0.0
     threads: int = 1
     repeats: int = 3
 
@@ -52,6 +54,7 @@ class Job:
             "method": self.method,
             "settings": self.settings,
             "activation": self.activation,
+            "penalty": self.penalty,
             "threads": self.threads,
             "repeats": self.repeats,
         }
