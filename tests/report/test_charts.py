@@ -60,9 +60,10 @@ def test_concentration_and_recovery_by_hand():
     assert "tenth of the examples holds 100\u00a0%" in concentration(values).says
     known = np.zeros(20, bool)
     known[:4] = True
-    figure = recovery(np.arange(20.0)[::-1], known, name="flipped")
-    assert "finds 50\u00a0% of them" in figure.says
-    assert figure.rows[-1] == ("100.0\u00a0%", "100.0\u00a0%")
+    order = np.arange(20.0)
+    figure = recovery({"A": order[::-1].copy(), "B": order}, known, name="flipped")
+    assert figure.says == "In the most suspect tenth are 50\u00a0% by A, 0\u00a0% by B; by chance 10\u00a0%."
+    assert figure.rows[-1] == ("B", "100.0\u00a0%", "100.0\u00a0%")
 
 
 def test_the_plan_among_random_plans_counts_those_it_beats(digits_report):
@@ -75,6 +76,12 @@ def test_the_plan_among_random_plans_counts_those_it_beats(digits_report):
     figure = evidence_charts.arms(replace(proof, table=table), key="k")
     assert dict(figure.rows) == {"plan": "0.3", "random 1": "0.4", "random 2": "0.1"}
     assert "better than 1 of 2 random plans" in figure.says
+
+
+def test_intervals_without_end_are_left_out_of_the_drawing_only(digits_report):
+    endless = replace(cases.lds("EKFAC()", 0.1), interval=(float("-inf"), float("inf")))
+    (figure,) = evidence_charts.of_evidence(replace(digits_report, evidence=(endless,)))
+    assert figure.rows[0] == ("EKFAC", "estimate", "0.1", "−∞ to ∞")
 
 
 def test_two_pieces_of_evidence_of_one_name_stay_apart(digits_report):

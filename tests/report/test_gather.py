@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from steelyard.errors import DataError, ShapeError
+from steelyard.errors import DataError, NumericsError, ShapeError
 from steelyard.records import Plan
 from steelyard.report import build
 
@@ -25,6 +25,13 @@ def test_cost_is_that_of_everything(digits_report):
     cost = digits_report.provenance.cost
     assert cost.fits == 3 * 1 + 50 + 3 * 64
     assert cost.seconds == pytest.approx(3 * 4.2 + 21 + 3 * 31)
+
+
+def test_scores_that_are_not_finite_are_refused(digits_report):
+    values = digits_report.scores[0].values.copy()
+    values[3, 2] = np.nan
+    with pytest.raises(NumericsError, match="digit-0003"):
+        build(replace(digits_report.scores[0], values=values))
 
 
 def test_no_scores_no_report():

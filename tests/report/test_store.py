@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from steelyard.errors import DataError
-from steelyard.report import View, build, load, render, save
+from steelyard.report import View, build, judge, load, render, save
 from steelyard.report.selection import shown_ids
 from steelyard.report.showing import objects
 from tests.report.cases import examples, scores
@@ -18,6 +18,11 @@ def test_a_loaded_report_gives_the_same_page(name, request, tmp_path):
     assert render(again) == render(made)
     assert again.findings == made.findings and again.verdict == made.verdict
     assert again.truth == {k: tuple(v) for k, v in made.truth.items()}
+
+
+def test_judging_a_loaded_report_again_comes_to_the_same(digits_report, tmp_path):
+    again = judge(load(save(digits_report, tmp_path / "report")))
+    assert again.findings == digits_report.findings and again.verdict == digits_report.verdict
 
 
 def test_only_shown_examples_are_kept(digits_report, tmp_path):

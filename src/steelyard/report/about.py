@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from steelyard.maths.ranks import midranks, sort_columns
-from steelyard.records import Evidence, Report, Scores
+from steelyard.records import Evidence, Plan, Report, Scores
 
 COMPARABLE = ("lds", "mislabel_auc", "removal_curve")
 """Metrics that a method and a baseline share, so that their estimates can be set side by side."""
@@ -69,10 +69,18 @@ def agreement(x: Float[np.ndarray, "item column"], y: Float[np.ndarray, "item co
     return float(((left * right).sum(axis=0)[usable] / most[usable]).mean())
 
 
+def scores_of(plan: Plan, report: Report) -> Scores:
+    """The scores that a plan was made from, as far as its provenance says; else those asked for."""
+    made_from = plan.provenance.resolved.get("scores")
+    return next((scores for scores in report.scores if scores.method == made_from), report.scores[0])
+
+
 def all_notes(report: Report) -> tuple[str, ...]:
-    """Every note of every record, once: what was done differently from what was asked."""
+    """Every note of every record, once."""
     records = (report, *report.scores, *report.plans, *report.evidence)
-    return tuple(dict.fromkeys(note for record in records for note in record.provenance.notes))
+    return tuple(
+        dict.fromkeys(note for record in records for note in record.provenance.notes if note.strip())
+    )
 
 
 def _names(subject: str, name: str) -> bool:

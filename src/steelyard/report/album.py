@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steelyard.records import Plan, Report
+from steelyard.records import Plan, Report, Scores
+from steelyard.report.about import scores_of
 from steelyard.report.selection import Neighbours, View, shown_ids
 from steelyard.report.showing import Gallery, Kind, Shown
 from steelyard.report.wording import clean_line, number, signed
@@ -66,10 +67,15 @@ class Album:
 
     def suspects(self, scored: Sequence[tuple[str, float]]) -> tuple[Card, ...]:
         """Cards of examples with their per-example scores, coloured by what these say."""
-        return tuple(self._card(example, score, self._side(score), 0.0, None) for example, score in scored)
+        return tuple(
+            self._card(example, score, _side(score, self.report.scores[0]), 0.0, None)
+            for example, score in scored
+        )
 
-    def planned(self, plan: Plan, count: int, values: Mapping[str, float]) -> tuple[Card, ...]:
-        """Cards of the first examples of a plan, with reasons and changes."""
+    def planned(self, plan: Plan, count: int) -> tuple[Card, ...]:
+        """Cards of the first examples of a plan, with reasons, changes and the scores that it was made from."""
+        made_from = scores_of(plan, self.report)
+        values = dict(zip(made_from.train_ids.tolist(), made_from.per_example().tolist(), strict=True))
         cards: list[Card] = []
         for i, example in enumerate(str(e) for e in plan.ids[:count]):
             shown = self.train.show(example)
@@ -82,7 +88,7 @@ class Album:
             cards.append(
                 Card(
                     shown,
-                    side="" if score is None else self._side(score),
+                    side="" if score is None else _side(score, made_from),
                     score="" if score is None else signed(score),
                     bar=0.0,
                     why=clean_line(plan.reasons[i], limit=300),
@@ -100,12 +106,12 @@ class Album:
         name = shown.name("training example")
         return Card(shown, side, signed(score), round(100 * share, 1), marks=self._marks(example), alt=name)
 
-    def _side(self, score: float) -> str:
-        first = self.report.scores[0]
-        if first.unit == "rank" and first.axis == "pair":
-            return ""
-        harmful = score > 0 if first.suspect == "high" else score < 0
-        return "" if score == 0 else ("against" if harmful else "for")
-
     def _marks(self, example: str) -> tuple[str, ...]:
         return tuple(clean_line(name, limit=40) for name, ids in self._truth.items() if example in ids)
+
+
+def _side(score: float, scores: Scores) -> str:
+    if score == 0 or (scores.unit == "rank" and scores.axis == "pair"):
+        return ""
+    harmful = score > 0 if scores.suspect == "high" else score < 0
+    return "against" if harmful else "for"

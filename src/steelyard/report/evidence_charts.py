@@ -5,14 +5,13 @@ from typing import Any
 
 from steelyard.records import Evidence, Report
 from steelyard.report.about import about_method, baseline_of, label
-from steelyard.report.figure import Figure, Numbers, diagonal, figure
+from steelyard.report.figure import Figure, Numbers, data, diagonal, figure
 from steelyard.report.svg import AGAINST, CONTROL, FOR, RULE
 from steelyard.report.wording import clean_line, interval, metric, number, several
 
 _STEP = 18
 _COMPARED = ("lds", "mislabel_auc", "removal_curve")
 _TITLES = {
-    "retraining": "Retraining with the plan and with random plans",
     "lds": "Linear datamodelling score",
     "removal_curve": "Removing more and more examples",
     "calibration": "Predicted against measured change",
@@ -59,7 +58,7 @@ def arms(evidence: Evidence, *, key: str) -> Figure:
     kinds = ["the plan", "random plans"]
     unit = clean_line(evidence.unit, limit=40)
     marks = (
-        alt.Chart(alt.Data(values=points))
+        alt.Chart(data(points))
         .mark_point(filled=True, size=90, opacity=0.85)
         .encode(
             x=alt.X("gain:Q", title=f"improvement on training with everything ({unit})"),
@@ -68,9 +67,7 @@ def arms(evidence: Evidence, *, key: str) -> Figure:
             shape=alt.Shape("kind:N", legend=None).scale(domain=kinds, range=["circle", "diamond"]),
         )
     )
-    zero = (
-        alt.Chart(alt.Data(values=[{"at": 0.0}])).mark_rule(color=CONTROL, strokeDash=[4, 3]).encode(x="at:Q")
-    )
+    zero = alt.Chart(data([{"at": 0.0}])).mark_rule(color=CONTROL, strokeDash=[4, 3]).encode(x="at:Q")
     rest = [gain for arm, gain in means.items() if arm != "plan"]
     beaten = sum(means.get("plan", float("nan")) > gain for gain in rest)
     says = (
@@ -82,7 +79,7 @@ def arms(evidence: Evidence, *, key: str) -> Figure:
     return figure(
         drawing,
         key=key,
-        title=metric_title("retraining"),
+        title=f"Retraining: {clean_line(evidence.subject, limit=80)}",
         says=says,
         numbers=Numbers(("arm", "improvement"), rows),
     )
@@ -116,9 +113,9 @@ def removal(evidence: Evidence, *, key: str) -> Figure:
             )
             if low is not None and high is not None
         ]
-        shade = alt.Chart(alt.Data(values=band)).mark_area(color=RULE, opacity=0.8)
+        shade = alt.Chart(data(band)).mark_area(color=RULE, opacity=0.8)
         layers.append(shade.encode(x=x, y=alt.Y("low:Q", title=f"improvement ({unit})"), y2="high:Q"))
-    lines = alt.Chart(alt.Data(values=points)).encode(
+    lines = alt.Chart(data(points)).encode(
         x=x,
         y=y,
         color=alt.Color("what:N", title=None)
@@ -154,10 +151,8 @@ def calibration(evidence: Evidence, *, key: str) -> Figure:
     intercept = evidence.control.get("intercept", 0.0)
     ends = [min((x for x, _ in pairs), default=0.0), max((x for x, _ in pairs), default=1.0)]
     fitted = [{"x": x, "y": intercept + evidence.estimate * x} for x in ends]
-    dots = alt.Chart(alt.Data(values=[{"x": x, "y": y} for x, y in pairs])).mark_point(
-        color=FOR, filled=True, size=45
-    )
-    line = alt.Chart(alt.Data(values=fitted)).mark_line(color=FOR, strokeWidth=1.5).encode(x="x:Q", y="y:Q")
+    dots = alt.Chart(data([{"x": x, "y": y} for x, y in pairs])).mark_point(color=FOR, filled=True, size=45)
+    line = alt.Chart(data(fitted)).mark_line(color=FOR, strokeWidth=1.5).encode(x="x:Q", y="y:Q")
     layers = alt.layer(
         diagonal(min(flat), max(flat)),
         line,
@@ -187,7 +182,7 @@ def intervals(evidence: Sequence[Evidence], names: Sequence[str], *, key: str) -
             )
     unit = clean_line(evidence[0].unit, limit=40)
     color = alt.Color("kind:N", title=None).scale(domain=kinds, range=[FOR, CONTROL])
-    base = alt.Chart(alt.Data(values=points)).encode(
+    base = alt.Chart(data(points)).encode(
         y=alt.Y("name:N", title=None, sort=list(names)),
         yOffset=alt.YOffset("kind:N").scale(domain=kinds),
         color=color.legend(orient="top", direction="horizontal"),

@@ -1,7 +1,9 @@
 """The one look of all charts: size, type, colours; and the table that goes with each drawing."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steelyard.report.svg import CONTROL, FAINT, INK, RULE, draw
 
@@ -74,6 +76,7 @@ def figure(
             labelLimit=150,
             labelOverlap=True,
             labelSeparation=6,
+            labelFlush=False,
         )
         .configure_view(stroke=None)
         .configure_legend(labelFontSize=12, labelColor=INK, labelLimit=220)
@@ -83,10 +86,21 @@ def figure(
     return Figure(title, says, drawn, numbers.head, numbers.rows)
 
 
+def data(points: Sequence[Mapping[str, Any]]) -> "alt.Data":
+    """Rows of a chart; those with a number that is not finite are left out, because JSON cannot hold it."""
+    import altair as alt
+
+    return alt.Data(values=[dict(row) for row in points if all(map(_drawable, row.values()))])
+
+
+def _drawable(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def diagonal(low: float = 0.0, high: float = 1.0) -> "alt.Chart":
     """The line of equal x and y, dashed: chance, or a perfect prediction."""
     import altair as alt
 
     ends = [{"a": low, "b": low}, {"a": high, "b": high}]
-    line = alt.Chart(alt.Data(values=ends)).mark_line(color=CONTROL, strokeDash=[4, 3], strokeWidth=1.5)
+    line = alt.Chart(data(ends)).mark_line(color=CONTROL, strokeDash=[4, 3], strokeWidth=1.5)
     return line.encode(x="a:Q", y="b:Q")

@@ -36,11 +36,14 @@ def build(  # noqa: PLR0913  (the six are named, and only the first is needed)
     Raises:
         ShapeError: If no scores are given, or the records are about other training examples.
         DataError: If a fact names an example that has no score.
+        NumericsError: If a score is NaN or infinite.
     """
     given = (scores,) if isinstance(scores, Scores) else tuple(scores)
     given += tuple(r for r in records if isinstance(r, Scores))
     if not given:
         raise ShapeError("A report needs scores, none were given.", fix="give the result of a method.")
+    for scores_given in given:
+        scores_given.check_finite()
     first = given[0]
     plans = tuple(r for r in records if isinstance(r, Plan))
     _same_training_set(first, given[1:], plans)

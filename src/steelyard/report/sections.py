@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from steelyard.records import Cost, Evidence, Plan, Provenance, Report
-from steelyard.report.about import about_method, agreement, all_notes, baseline_of, label
+from steelyard.report.about import about_method, agreement, all_notes, baseline_of, label, scores_of
 from steelyard.report.album import Album, Card
 from steelyard.report.figure import Figure
 from steelyard.report.selection import Neighbours, View, chosen_queries, neighbours, suspects
 from steelyard.report.showing import Shown
-from steelyard.report.verdict import by_weight, standing
+from steelyard.report.verdict import by_weight, carrying_out, standing, verified_plan
 from steelyard.report.wording import (
     clean,
     clean_line,
@@ -108,11 +108,9 @@ def facts(report: Report) -> tuple[Fact, ...]:
         found.append(Fact("Queries", f"{len(scores.query_ids):,}", f"{_measure(report)}"))
     for e in by_weight(about_method(report))[:3]:
         random = f"; random {number(e.control['estimate'])}" if "estimate" in e.control else ""
-        found.append(
-            Fact(
-                metric(e.metric), number(e.estimate), f"{clean_line(e.unit)}, {interval(*e.interval)}{random}"
-            )
-        )
+        plan = verified_plan(e, report.plans) if e.metric == "retraining" else None
+        name = f"Gain by {carrying_out(plan)}" if plan else metric(e.metric)
+        found.append(Fact(name, number(e.estimate), f"{clean_line(e.unit)}, {interval(*e.interval)}{random}"))
     for plan in report.plans[:2]:
         known = [f"{percent(hit)} {name}" for name, hit in _precision(report, plan) if plan.action != "keep"]
         found.append(Fact(f"Plan: {plan.action}", f"{len(plan):,}", clean_line("; ".join(known))))
@@ -163,17 +161,19 @@ def details(evidence: Evidence) -> Table:
     return Table(caption, head, rows, hidden=max(0, length - _TABLE_ROWS))
 
 
-def plans(report: Report, examples: Album, view: View) -> tuple[Group, ...]:
+def plans(report: Report, album: Album, view: View) -> tuple[Group, ...]:
     """One group per plan; where there is none, the most suspect examples."""
     scores = report.scores[0]
     if not report.plans:
-        cards = examples.suspects(suspects(scores, view.plan))
+        cards = album.suspects(suspects(scores, view.plan))
         says = (f"No plan was made. These are the {len(cards)} most suspect of {len(scores.train_ids):,}.",)
         return (Group("Most suspect training examples", says, cards),)
-    values = dict(zip(scores.train_ids.tolist(), scores.per_example().tolist(), strict=True))
     groups: list[Group] = []
     for plan in report.plans:
-        says = [f"{several(len(plan), 'training example')} of {len(scores.train_ids):,} to {plan.action}."]
+        by = clean_line(label(scores_of(plan, report), report), limit=60)
+        says = [
+            f"{several(len(plan), 'training example')} of {len(scores.train_ids):,} to {plan.action}, by {by}."
+        ]
         for name, ids in report.truth.items():
             hits = len(set(ids) & {str(i) for i in plan.ids})
             share = len(ids) / len(scores.train_ids)
@@ -184,28 +184,29 @@ def plans(report: Report, examples: Album, view: View) -> tuple[Group, ...]:
             )
         hidden = len(plan) - view.plan
         more = f"{hidden:,} more are in the plan and not shown." if hidden > 0 else ""
-        cards = examples.planned(plan, view.plan, values)
+        cards = album.planned(plan, view.plan)
         groups.append(Group(f"Plan to {plan.action}", tuple(says), cards, more))
     return tuple(groups)
 
 
-def asked(report: Report, examples: Album, view: View) -> tuple[tuple[Asked, ...], str]:
+def asked(report: Report, album: Album, view: View) -> tuple[tuple[Asked, ...], str]:
     """The queries shown, and how they were chosen."""
     queries, chosen = chosen_queries(report, view.queries)
     found = neighbours(report.scores[0], queries, view.examples)
-    return tuple(_asked(i + 1, near, report, examples) for i, near in enumerate(found)), chosen
+    return tuple(_asked(i + 1, near, report, album) for i, near in enumerate(found)), chosen
 
 
 def baselines(report: Report) -> Table:
     """The method and its baselines: agreement of their orders, and what verification found for each."""
     first = report.scores[0]
     metrics = list(dict.fromkeys(e.metric for e in by_weight(report.evidence) if e.metric != "retraining"))
+    harm = first.harm()[:, None]
     rows: list[tuple[str, ...]] = []
     for position, scores in enumerate(report.scores):
-        agrees = agreement(first.harm()[:, None], scores.harm()[:, None]) if position else None
+        agrees = agreement(harm, scores.harm()[:, None]) if position else None
         row = [
             clean_line(label(scores, report), limit=80),
-            "asked for" if position == 0 else "baseline",
+            "asked for" if position == 0 else "beside it",
             number(agrees),
         ]
         for name in metrics:
@@ -218,7 +219,7 @@ def baselines(report: Report) -> Table:
         seconds = scores.provenance.cost.seconds
         rows.append((*row, f"{number(seconds)} s" if seconds else "–"))
     head = ("Scores", "Role", "Rank agreement", *(metric(m) for m in metrics), "Time")
-    return Table("The method beside its baselines", head, tuple(rows))
+    return Table("The scores asked for, and those beside them", head, tuple(rows))
 
 
 def findings(report: Report) -> tuple[Check, ...]:
@@ -283,13 +284,13 @@ def chart_table(chart: Figure) -> Table:
     return Table(chart.title, chart.head, chart.rows)
 
 
-def _asked(position: int, near: Neighbours, report: Report, examples: Album) -> Asked:
+def _asked(position: int, near: Neighbours, report: Report, album: Album) -> Asked:
     rank = report.scores[0].unit == "rank"
-    shown = examples.query.show(near.query)
+    shown = album.query.show(near.query)
     titles = ("Most similar", "Least similar") if rank else ("Helped most", "Harmed most")
     none = "" if rank else "No training example has a score of this sign."
     groups = [
-        Group(title, (none,) if not pairs else (), examples.near(near, side))
+        Group(title, (none,) if not pairs else (), album.near(near, side))
         for title, side, pairs in zip(
             titles, ("for", "against"), (near.proponents, near.opponents), strict=True
         )

@@ -7,7 +7,7 @@ from steelyard.report.about import about_baselines, about_method, better
 from steelyard.report.wording import clean_line, interval, metric, number, percent, several, signed
 
 _DOING = {"drop": "dropping", "keep": "keeping only", "relabel": "relabelling", "weigh": "reweighting"}
-_TOLD = 2  # pieces of evidence told in any case; of the others, those that confirm nothing
+_TOLD = 3  # pieces of evidence told in any case; of the others, those that confirm nothing
 _REASONS = ("SY101", "SY202")  # findings that take away the trust in the scores
 
 
@@ -91,7 +91,11 @@ def _retraining(evidence: Evidence, report: Report, range_: str) -> str:
     verb = "improved" if measured is None else ("lowered" if measured.lower_is_better else "raised")
     side = "more" if evidence.estimate > 0 else "less"
     gain = f"{number(abs(evidence.estimate))} {evidence.unit} {side} than {doing} {size} random ones"
-    return f"{doing.capitalize()} {these} {verb} {what} by {gain} ({range_}{rounds})."
+    whole = evidence.control.get("plan_against_full")
+    against = (
+        "" if whole is None else f"; against training on everything the gain is {signed(whole, padded=False)}"
+    )
+    return f"{doing.capitalize()} {these} {verb} {what} by {gain} ({range_}{rounds}){against}."
 
 
 def _lds(evidence: Evidence, report: Report, range_: str) -> str:
@@ -112,10 +116,22 @@ def _lds(evidence: Evidence, report: Report, range_: str) -> str:
     return f"{text}."
 
 
+def verified_plan(evidence: Evidence, plans: Sequence[Plan]) -> Plan | None:
+    """The plan that evidence by retraining is about; None if that cannot be told.
+
+    Evidence names its plan in words ("plan to drop 20 of 1000 …"); the first of that action and size is meant.
+    """
+    named = [plan for plan in plans if f"{plan.action} {len(plan)} " in f"{evidence.subject} "]
+    return named[0] if named else (plans[0] if len(plans) == 1 else None)
+
+
+def carrying_out(plan: Plan) -> str:
+    """What carrying out a plan is called, such as ``"dropping 20"``."""
+    return f"{_DOING[plan.action]} {len(plan):,}"
+
+
 def _plan_in_words(evidence: Evidence, plans: Sequence[Plan]) -> tuple[str, str, str]:
-    # Evidence names its plan in words ("plan to drop 20 of 1000 …"); the matching one gives action and size.
-    named = [p for p in plans if f"{p.action} {len(p)} " in f"{evidence.subject} "]
-    plan = named[0] if named else (plans[0] if len(plans) == 1 else None)
+    plan = verified_plan(evidence, plans)
     if plan is None:
         return "following", f"the {clean_line(evidence.subject, limit=80)}", "equally large"
     these = "this example" if len(plan) == 1 else f"these {len(plan):,} examples"

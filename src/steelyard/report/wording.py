@@ -66,9 +66,9 @@ def number(value: float | int | None, digits: int = 3, *, padded: bool = False) 
     return f"{_MINUS}{text}" if value < 0 else text
 
 
-def signed(value: float | int | None, digits: int = 3) -> str:
+def signed(value: float | int | None, digits: int = 3, *, padded: bool = True) -> str:
     """As :func:`number` for a column of scores: trailing zeros stay, positive numbers carry a plus sign."""
-    text = number(value, digits, padded=True)
+    text = number(value, digits, padded=padded)
     return f"+{text}" if value is not None and value > 0 else text
 
 
