@@ -71,7 +71,11 @@ def as_array(value: Any, name: str) -> np.ndarray:
         raise DataError(f"{name}: a sparse matrix, expected a dense array.", fix="pass X.toarray().")
     if isinstance(value, list | tuple):
         _check_rectangular(value, name)
-    array = np.asarray(value)
+    if isinstance(value, np.ma.MaskedArray):
+        raise DataError(
+            f"{name}: a masked array, whose gaps would be read as values.", fix="pass X.filled(...)."
+        )
+    array = value if isinstance(value, np.memmap) else np.asarray(value)
     if array.ndim == 0:
         raise DataError(
             f"{name}: a single {type(value).__name__}, expected an array with one entry per example.",
@@ -123,8 +127,12 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
         raise _numpy_error(path, error) from error
 
 
-def unpack_npz(path: Path, folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of a ``.npz`` file larger than memory: unpacked into a folder and memory-mapped."""
+def unpack_npz(path: Path, folder: Path) -> None:
+    """Write the arrays of a ``.npz`` file as ``.npy`` files, without holding any.
+
+    Raises:
+        DataError: If it is not such a file.
+    """
     check_readable(path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -133,7 +141,6 @@ def unpack_npz(path: Path, folder: Path) -> dict[str, np.ndarray]:
                 archive.extract(name, folder)
     except zipfile.BadZipFile as error:
         raise _numpy_error(path, error) from error
-    return {name.removesuffix(".npy"): load_npy(folder / name) for name in members}
 
 
 def rows_source(rows: list[Any], name: str) -> Source:
@@ -206,7 +213,7 @@ def _item_row(item: Any, place: str) -> dict[str, Any]:
     row = {}
     for name, value in item.items():
         try:
-            row[str(name)] = plain(as_array(value, name) if _is_tensor(value) else value)
+            row[str(name)] = plain(_untorched(value, name))
         except TypeError as error:
             raise DataError(
                 f"{place}, column {str(name)!r}: a {error}, expected numbers, text or arrays.",
@@ -215,8 +222,10 @@ def _item_row(item: Any, place: str) -> dict[str, Any]:
     return row
 
 
-def _is_tensor(value: Any) -> bool:
-    return is_instance(value, "torch", "Tensor") and value.ndim > 0
+def _untorched(value: Any, name: str) -> Any:
+    if not is_instance(value, "torch", "Tensor"):
+        return value
+    return as_array(value, name) if value.ndim else value.item()
 
 
 def _size(value: Any) -> int:
@@ -225,14 +234,18 @@ def _size(value: Any) -> int:
 
 def _check_repeatable(dataset: Any, name: str) -> None:
     first, again = (_item_row(dataset[0], f"{name}, {row_number(0)}") for _ in range(2))
-    same = first.keys() == again.keys() and all(
-        np.array_equal(first[k], again[k]) or first[k] == again[k] for k in first
-    )
+    same = first.keys() == again.keys() and all(_is_same(first[name], again[name]) for name in first)
     if not same:
         raise DataError(
             f"{name}: item 0 is different each time it is read.",
             fix="turn random augmentation off: an example must be the same whenever it is looked at.",
         )
+
+
+def _is_same(first: Any, again: Any) -> bool:
+    if isinstance(first, np.ndarray) and isinstance(again, np.ndarray):
+        return first.shape == again.shape and first.tobytes() == again.tobytes()
+    return first == again or (first != first and again != again)  # NaN is the same as NaN here
 
 
 def _check_rectangular(rows: Any, name: str) -> None:
@@ -251,7 +264,7 @@ def _check_rectangular(rows: Any, name: str) -> None:
 
 
 def _numpy_error(path: Path, error: Exception) -> DataError:
-    if "allow_pickle" in str(error) or "pickle" in str(error):
+    if any(word in str(error) for word in ("pickle", "Python objects")):
         return DataError(
             f"{path}: holds Python objects, which only pickle can read and which could run code.",
             fix="save plain arrays of numbers or text (dtype other than object).",

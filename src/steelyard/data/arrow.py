@@ -22,11 +22,13 @@ from steelyard.data.kinds import (
     objects,
     row_number,
 )
+from steelyard.data.limits import Limits
 from steelyard.data.lines import check_readable, file_key
 from steelyard.data.values import Missing, plain
 from steelyard.errors import DataError
 
 _BATCH_ROWS = 16_384
+_BUFFER = 2**20
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,13 @@ class ArrowCells:
         return [None if value is None else str(value) for value in self.array.to_pylist()]
 
 
-def table_source(table: Any, name: str) -> Source:
+def table_source(table: Any, name: str, limits: Limits) -> Source:
     """A ``pyarrow.Table`` in memory."""
-    return Source(name, lambda: _batches(table.to_batches(max_chunksize=_BATCH_ROWS)), row_number, 0)
+    rows = _batch_rows(table.nbytes, table.num_rows, limits)
+    return Source(name, lambda: _batches(table.to_batches(max_chunksize=rows)), row_number)
 
 
-def parquet_source(path: Path) -> Source:
+def parquet_source(path: Path, limits: Limits) -> Source:
     """A Parquet file, read row group by row group."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
@@ -66,13 +69,14 @@ def parquet_source(path: Path) -> Source:
 
     def batches() -> Iterator[Batch]:
         try:
-            with parquet.ParquetFile(path, pre_buffer=False) as file:
-                yield from _batches(file.iter_batches(batch_size=_BATCH_ROWS))
+            with parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+                yield from _batches(file.iter_batches(batch_size=_batch_rows(size, rows, limits)))
         except (pa.ArrowInvalid, OSError) as error:
             raise _broken(path, "Parquet", error) from error
 
     try:
         with parquet.ParquetFile(path) as file:
+            rows = file.metadata.num_rows
             groups = range(file.metadata.num_row_groups)
             size = sum(file.metadata.row_group(group).total_byte_size for group in groups)
     except (pa.ArrowInvalid, OSError) as error:
@@ -80,15 +84,15 @@ def parquet_source(path: Path) -> Source:
     return Source(str(path), batches, row_number, max(size, path.stat().st_size), file_key(path))
 
 
-def arrow_source(*paths: Path, name: str) -> Source:
+def arrow_source(*paths: Path, name: str, limits: Limits) -> Source:
     """Arrow IPC files or streams, one after the other."""
     for path in paths:
         check_readable(path)
     size = sum(path.stat().st_size for path in paths)
-    return Source(name, lambda: _ipc_batches(paths), row_number, size, file_key(*paths))
+    return Source(name, lambda: _ipc_batches(paths, limits), row_number, size, file_key(*paths))
 
 
-def saved_dataset_source(folder: Path) -> Source:
+def saved_dataset_source(folder: Path, limits: Limits) -> Source:
     """A data set saved by ``datasets.Dataset.save_to_disk``; read without that library.
 
     Raises:
@@ -119,14 +123,15 @@ def saved_dataset_source(folder: Path) -> Source:
         raise DataError(
             f"{state}: names a file outside its folder: {outside[0]}.", fix="save the data set again."
         )
-    return arrow_source(*files, name=str(folder))
+    return arrow_source(*files, name=str(folder), limits=limits)
 
 
-def loaded_dataset_source(dataset: Any) -> Source:
+def loaded_dataset_source(dataset: Any, limits: Limits) -> Source:
     """A ``datasets.Dataset`` in memory, with its own order and selection of rows."""
+    rows = _batch_rows(dataset.data.nbytes, dataset.data.num_rows, limits)
 
     def batches() -> Iterator[Batch]:
-        for table in dataset.with_format("arrow").iter(batch_size=_BATCH_ROWS):
+        for table in dataset.with_format("arrow").iter(batch_size=rows):
             yield from _batches(table.combine_chunks().to_batches())
 
     return Source("Hugging Face data set", batches, row_number, 0, f"datasets\t{dataset._fingerprint}")
@@ -140,6 +145,11 @@ def arrow_cells(array: Any) -> Cells:
     return ArrowCells(array, _kind(array))
 
 
+def _batch_rows(size: int, rows: int, limits: Limits) -> int:
+    """Rows that take about as many bytes as may be read at a time."""
+    return max(1, min(_BATCH_ROWS, limits.batch_bytes() * rows // max(1, size)))
+
+
 def _batches(batches: Any) -> Iterator[Batch]:
     for batch in batches:
         if batch.num_rows:
@@ -147,15 +157,15 @@ def _batches(batches: Any) -> Iterator[Batch]:
             yield Batch({name: arrow_cells(column) for name, column in columns}, batch.num_rows, batch.nbytes)
 
 
-def _ipc_batches(paths: tuple[Path, ...]) -> Iterator[Batch]:
+def _ipc_batches(paths: tuple[Path, ...], limits: Limits) -> Iterator[Batch]:
     import pyarrow as pa
 
     for path in paths:
         try:
             with pa.memory_map(str(path)) as file:
                 for batch in _ipc_reader(file):
-                    for start in range(0, batch.num_rows, _BATCH_ROWS):
-                        yield from _batches([batch.slice(start, _BATCH_ROWS)])
+                    rows = _batch_rows(batch.nbytes, batch.num_rows, limits)
+                    yield from _batches(batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
         except (pa.ArrowInvalid, OSError) as error:
             raise _broken(path, "Arrow", error) from error
 

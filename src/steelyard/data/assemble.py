@@ -1,7 +1,7 @@
 """From batches or arrays to examples: in memory if they fit, else through the cache and memory-mapped."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 
@@ -128,7 +128,9 @@ def _finished(kept: Stored, name: str, where: Callable[[int], str], *, delimited
         checksum=kept.checksum,
         source=name,
     )
-    return check_read(examples, kept.roles, lambda row: f"{name}, {where(row)}", delimited=delimited)
+    looked_at = replace(examples, columns=kept.unmapped)
+    check_read(looked_at, kept.roles, lambda row: f"{name}, {where(row)}", delimited=delimited)
+    return examples
 
 
 def _gathered(source: Source, most: int) -> list[Batch] | None:
@@ -174,11 +176,3 @@ def _usable(array: np.ndarray, place: str) -> tuple[np.ndarray, Kind]:
         f"{place}: an array of type {array.dtype}, expected numbers, booleans or text.",
         fix="convert it: array.astype(...), or split it into several columns.",
     )
-
-
-def npz_folder(path: Path, limits: Limits) -> Path:
-    """Where a ``.npz`` file larger than memory is unpacked to."""
-    from steelyard.data.cache import entry_folder
-    from steelyard.data.lines import file_key
-
-    return entry_folder(limits, file_key(path), "npz")

@@ -1,7 +1,9 @@
 """Columns over memory-mapped Arrow data: they slice to arrays and read only the rows that are asked for."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,26 +16,27 @@ class ArrowColumn:
     """One column of an Arrow file, as numbers, texts or nested values.
 
     Attributes:
-        chunks: ``pyarrow.Array`` per record batch, usually memory-mapped.
+        chunks: ``pyarrow.Array`` per record batch: memory-mapped, or read when it is asked for.
         kind: What the values are; nested ones are kept as JSON and come back as lists and dictionaries.
+        lengths: Rows of every chunk; taken from the chunks by default.
 
     Example:
         >>> import pyarrow as pa
-        >>> from steelyard.data.kinds import INTEGER
-        >>> column = ArrowColumn((pa.array([1, 2]), pa.array([3])), INTEGER)
+        >>> from steelyard.data.kinds import TEXT
+        >>> column = ArrowColumn((pa.array(["a", "b"]), pa.array(["c"])), TEXT)
         >>> column[1:], column[2], len(column)
-        (array([2, 3]), np.int64(3), 3)
+        (array(['b', 'c'], dtype=object), 'c', 3)
     """
 
-    chunks: tuple[Any, ...]
+    chunks: Sequence[Any]
     kind: Kind
+    lengths: tuple[int, ...] = ()
     _starts: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        lengths = [len(chunk) for chunk in self.chunks]
-        object.__setattr__(
-            self, "_starts", np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
-        )
+        lengths = self.lengths or tuple(len(chunk) for chunk in self.chunks)
+        starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+        object.__setattr__(self, "_starts", starts)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -64,17 +67,18 @@ class ArrowColumn:
 
     def missing(self) -> int | None:
         """Position of the first value that is None, without reading the values."""
-        for start, chunk in zip(self._starts, self.chunks, strict=False):
+        for position, start in enumerate(self._starts[:-1].tolist()):
+            chunk = self.chunks[position]
             if chunk.null_count:
-                return int(start) + int(np.flatnonzero(chunk.is_null().to_numpy(zero_copy_only=False))[0])
+                return start + int(np.flatnonzero(chunk.is_null().to_numpy(zero_copy_only=False))[0])
         return None
 
     def _range(self, start: int, stop: int) -> np.ndarray:
         pieces = []
-        for first, chunk in zip(self._starts, self.chunks, strict=False):
-            low, high = max(start - int(first), 0), min(stop - int(first), len(chunk))
+        for position, first in enumerate(self._starts[:-1].tolist()):
+            low, high = max(start, first), min(stop, int(self._starts[position + 1]))
             if low < high:
-                pieces.append(from_arrow(chunk.slice(low, high - low), self.kind))
+                pieces.append(from_arrow(self.chunks[position].slice(low - first, high - low), self.kind))
         return np.concatenate(pieces) if len(pieces) > 1 else pieces[0] if pieces else self._empty()
 
     def _rows(self, rows: np.ndarray) -> np.ndarray:
@@ -97,10 +101,36 @@ class ArrowColumn:
         return np.empty((0, *self.kind.shape), dtype=self.dtype)
 
 
+@dataclass(frozen=True, eq=False)
+class FileColumn:
+    """Consecutive rows of a ``.npy`` file, read without mapping it: what is read once does not stay resident.
+
+    Attributes:
+        path: The file.
+        mapped: The same array, memory-mapped, for its shape and type.
+    """
+
+    path: Path
+    mapped: np.memmap
+
+    def __len__(self) -> int:
+        return len(self.mapped)
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
+        start, stop, _ = rows.indices(len(self))
+        width = int(np.prod(self.mapped.shape[1:], dtype=np.int64))
+        skipped = self.mapped.offset + start * width * self.mapped.dtype.itemsize
+        flat = np.fromfile(self.path, self.mapped.dtype, max(0, stop - start) * width, offset=skipped)
+        return flat.reshape(-1, *self.mapped.shape[1:])
+
+
 def from_arrow(array: Any, kind: Kind) -> np.ndarray:
     """An array of :func:`to_arrow` back as NumPy; numbers without a copy."""
     if kind.name in ("number", "bool") and kind.shape:
-        return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), *kind.shape)
+        flat = array
+        for _ in kind.shape:
+            flat = flat.flatten()
+        return flat.to_numpy(zero_copy_only=False).reshape(len(array), *kind.shape)
     if kind.name == "mixed":
         return objects((None if cell is None else json.loads(cell) for cell in array.to_pylist()), len(array))
     if kind.name == "null":
@@ -123,8 +153,10 @@ def to_arrow(values: np.ndarray, kind: Kind) -> Any:
         return pa.nulls(len(values))
     if not kind.shape:
         return pa.array(values)
-    width = int(np.prod(kind.shape))
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), width)
+    nested = pa.array(np.ascontiguousarray(values).reshape(-1))
+    for width in reversed(kind.shape):
+        nested = pa.FixedSizeListArray.from_arrays(nested, width)
+    return nested
 
 
 def _arrow_index(rows: np.ndarray) -> Any:

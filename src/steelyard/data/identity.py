@@ -118,7 +118,13 @@ def check_id_texts(ids: Sequence[str | None], *, column: str, place: Callable[[i
         )
 
 
-def check_unique(ids: Any, *, column: str, place: Callable[[int], str]) -> None:
+def texts_of(ids: np.ndarray) -> Iterator[str]:
+    """Ids one by one, read in blocks, because one at a time a memory-map is slow."""
+    for start in range(0, len(ids), _BLOCK_ROWS):
+        yield from ids[start : start + _BLOCK_ROWS].tolist()
+
+
+def check_unique(ids: np.ndarray, *, column: str, place: Callable[[int], str]) -> None:
     """Refuse ids that repeat.
 
     Args:
@@ -129,12 +135,11 @@ def check_unique(ids: Any, *, column: str, place: Callable[[int], str]) -> None:
     Raises:
         DataError: Naming the id that repeats first, and both rows.
     """
-    keys = np.fromiter((_text_key(i) for i in ids), dtype=np.uint64, count=len(ids))
-    repeated = np.flatnonzero(occurrences(keys))
-    for row in repeated.tolist():
-        earlier = next(
-            (int(other) for other in np.flatnonzero(keys == keys[row]) if ids[other] == ids[row]), row
-        )
+    keys = np.fromiter((_text_key(text) for text in texts_of(ids)), dtype=np.uint64, count=len(ids))
+    repeated = np.flatnonzero(occurrences(keys)).tolist()
+    for row in repeated:
+        same = (other for other in np.flatnonzero(keys == keys[row]).tolist() if ids[other] == ids[row])
+        earlier = next(same)
         if earlier < row:
             raise DataError(
                 f"{place(row)}, column {column!r}: the id {str(ids[row])!r} was already given at "

@@ -1,6 +1,5 @@
 """``read``: any kind of data to :class:`steelyard.records.Examples`."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from steelyard.data import arrays, arrow
-from steelyard.data.assemble import from_arrays, from_source, npz_folder
-from steelyard.data.cache import publish
+from steelyard.data.assemble import from_arrays, from_source
+from steelyard.data.cache import kept
 from steelyard.data.checks import check_read
 from steelyard.data.delimited import csv_source
 from steelyard.data.kinds import Source
 from steelyard.data.limits import Limits
-from steelyard.data.lines import jsonl_source
+from steelyard.data.lines import file_key, jsonl_source
 from steelyard.data.roles import Names, resolve
 from steelyard.errors import DataError, SettingError
 from steelyard.records import Examples
@@ -79,7 +78,7 @@ def read(
         return _renamed(source, names) if names.given() else source
     if isinstance(source, str | Path):
         return _read_path(Path(source), names, limits)
-    found = _object_source(source)
+    found = _object_source(source, limits)
     if found is not None:
         return from_source(found, names, limits)
     return from_arrays(_object_arrays(source), names, "arrays")
@@ -106,7 +105,7 @@ def _renamed(examples: Examples, names: Names) -> Examples:
 
 def _read_path(path: Path, names: Names, limits: Limits) -> Examples:
     if path.is_dir():
-        return from_source(arrow.saved_dataset_source(path), names, limits)
+        return from_source(arrow.saved_dataset_source(path, limits), names, limits)
     kind = path.name.lower()
     if kind.endswith(".npy"):
         return from_arrays(_fields(arrays.load_npy(path)), names, str(path))
@@ -122,9 +121,9 @@ def _file_source(path: Path, kind: str, limits: Limits) -> Source:
     if stem.endswith(_DELIMITED):
         return csv_source(path, limits)
     if kind.endswith(_PARQUET):
-        return arrow.parquet_source(path)
+        return arrow.parquet_source(path, limits)
     if kind.endswith(_ARROW):
-        return arrow.arrow_source(path, name=str(path))
+        return arrow.arrow_source(path, name=str(path), limits=limits)
     raise DataError(
         f"{path}: unknown file type {path.suffix!r}.",
         fix=f"give a file that ends in {', '.join(READABLE)}, or a saved Hugging Face data set.",
@@ -134,28 +133,22 @@ def _file_source(path: Path, kind: str, limits: Limits) -> Source:
 def _npz(path: Path, limits: Limits) -> dict[str, np.ndarray]:
     if not path.exists() or path.stat().st_size <= limits.memory_bytes():
         return arrays.named_arrays(arrays.load_npz(path), str(path))
-    folder = npz_folder(path, limits)
-    if not folder.exists():
-        part = folder.with_name(folder.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        arrays.unpack_npz(path, part)
-        publish(part, folder)
-    return arrays.named_arrays(
-        {file.stem: arrays.load_npy(file) for file in sorted(folder.glob("*.npy"))}, str(path)
-    )
+    folder = kept(limits, file_key(path), "npz", lambda part: arrays.unpack_npz(path, part))
+    files = sorted(folder.glob("*.npy"))
+    return arrays.named_arrays({file.stem: arrays.load_npy(file) for file in files}, str(path))
 
 
 def _fields(array: np.ndarray) -> dict[str, np.ndarray]:
     return {name: array[name] for name in array.dtype.names} if array.dtype.names else {"input": array}
 
 
-def _object_source(source: Any) -> Source | None:
+def _object_source(source: Any, limits: Limits) -> Source | None:
     """A source of batches for tables, lists of rows and data sets; None for arrays."""
     if arrays.is_frame(source):
-        return arrow.table_source(arrays.as_table(source), f"{type(source).__module__.split('.')[0]} table")
+        library = type(source).__module__.split(".")[0]
+        return arrow.table_source(arrays.as_table(source), f"{library} table", limits)
     if arrays.is_instance(source, "datasets", "Dataset"):
-        return arrow.loaded_dataset_source(source)
+        return arrow.loaded_dataset_source(source, limits)
     if arrays.is_instance(source, "datasets", "DatasetDict", "IterableDatasetDict"):
         raise DataError(
             f"a DatasetDict with the splits {', '.join(source)}, expected one data set.",

@@ -2,8 +2,9 @@
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Values:
     def convert(self, kind: Kind, /) -> np.ndarray:
         """The values as an array of that kind."""
         if kind.name == "number" and kind.shape:
-            return np.stack([np.asarray(value, dtype=kind.dtype) for value in self.values])
+            return np.array(self.values, dtype=kind.dtype)
         if kind.name == "number":
             return np.array(self.values, dtype=kind.dtype)
         if kind.name == "bool":
@@ -153,24 +154,35 @@ def _kind_of_numbers(values: list[Any], types: set[type], *, missing: bool) -> K
 
 
 def _kind_of_lists(values: list[Any]) -> Kind:
-    kinds: dict[Kind, None] = {}
-    for value in values:
-        if not isinstance(value, np.ndarray) and not _starts_with_number(value):
-            return MIXED
-        try:
-            array = np.asarray(value)
-        except ValueError:  # ragged
-            return MIXED
-        kind = kind_of_array(array[None]) if array.size else None
-        if kind is None or kind.name != "number":
-            return MIXED
-        kinds[kind] = None
-    return common_kind(list(kinds))
+    """Numbers with a shape if all lists are full, of one shape, and hold numbers only; else mixed."""
+    arrays = [value for value in values if isinstance(value, np.ndarray)]
+    lists = [value for value in values if not isinstance(value, np.ndarray)]
+    kinds = [_kind_of_arrays(arrays)] if arrays else []
+    return common_kind([*kinds, *([_kind_of_nested(lists)] if lists else [])])
 
 
-def _starts_with_number(value: Any) -> bool:
-    # Looks before NumPy does, because np.asarray of a long conversation is slow and of mixed types
-    # misleading.
-    while isinstance(value, list) and value:
-        value = value[0]
-    return type(value) in (int, float)
+def _kind_of_arrays(arrays: list[np.ndarray]) -> Kind:
+    forms = {(array.shape, array.dtype) for array in arrays}
+    if len({shape for shape, _ in forms}) > 1:
+        return MIXED
+    kind = kind_of_array(np.stack(arrays))
+    return kind if kind is not None and kind.name == "number" and arrays[0].size else MIXED
+
+
+def _kind_of_nested(lists: list[Any]) -> Kind:
+    # Looks at every type before NumPy does, because np.array makes True a 1 and rounds integers beside fractions.
+    leaves: list[Any] = lists
+    types = {list}
+    while types == {list}:
+        leaves = list(chain.from_iterable(leaves))
+        types = set(map(type, leaves))
+    if not types or not types <= {int, float}:
+        return MIXED
+    scalar = _kind_of_numbers(leaves, types, missing=False)
+    if scalar == MIXED:
+        return MIXED
+    try:
+        shape = np.array(lists, dtype=scalar.dtype).shape[1:]
+    except ValueError:  # ragged
+        return MIXED
+    return replace(scalar, shape=shape)

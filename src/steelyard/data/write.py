@@ -1,6 +1,7 @@
 """Examples back to files: JSON Lines, CSV and Parquet, with their ids, so that reading gives them again."""
 
 import csv
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -53,9 +54,9 @@ def write(examples: Examples, path: str | Path) -> Path:
     writer = _writer(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with _opened(part, path.suffix.lower()) as file:
             writer(examples, file)
-            file.flush()
+        with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
@@ -74,28 +75,23 @@ def _writer(path: Path) -> Writer:
     name = path.name.lower()
     if name.endswith(".parquet"):
         return partial(_write_parquet, path)
-    packing = next((packing for packing in _COMPRESSION if name.endswith(packing)), "")
-    stem = name.removesuffix(packing)
+    stem = name.removesuffix(path.suffix.lower()) if path.suffix.lower() in _COMPRESSION else name
     if stem.endswith(".jsonl"):
-        return partial(_packed, packing, partial(_write_jsonl, path))
+        return partial(_write_jsonl, path)
     if stem.endswith(".csv"):
-        return partial(_packed, packing, partial(_write_csv, path))
+        return partial(_write_csv, path)
     raise DataError(
         f"{path}: unknown file type {path.suffix!r}.",
         fix="choose a name that ends in .jsonl or .csv (each also with .gz or .zst), or in .parquet.",
     )
 
 
-def _packed(packing: str, writer: Writer, examples: Examples, file: BinaryIO) -> None:
-    if not packing:
-        writer(examples, file)
-        return
+def _opened(part: Path, ending: str) -> BinaryIO:
+    if ending not in _COMPRESSION:
+        return part.open("wb")
     import pyarrow as pa
 
-    with pa.CompressedOutputStream(pa.PythonFile(file, "w"), _COMPRESSION[packing]) as stream:
-        writer(examples, cast(BinaryIO, stream))
-    if file.closed:
-        raise OSError(0, "the file was closed while it was written")
+    return io.BufferedWriter(cast(Any, pa.output_stream(str(part), compression=_COMPRESSION[ending])))
 
 
 def _write_jsonl(path: Path, examples: Examples, file: BinaryIO) -> None:
@@ -120,7 +116,8 @@ def _write_csv(path: Path, examples: Examples, file: BinaryIO) -> None:
                 f"{path}: column {name!r} has {int(np.prod(shape))} numbers per example, a cell holds one.",
                 fix="write .jsonl or .parquet instead.",
             )
-    writer = csv.writer(_Encoded(file), lineterminator="\n")
+    # Text is quoted always, because csv leaves a lone carriage return bare, which no reader takes.
+    writer = csv.writer(_Encoded(file), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     for position, block in enumerate(_blocks(examples)):
         if position == 0:
             writer.writerow([_cell(name) for name in block])
@@ -139,12 +136,12 @@ class _Encoded:
         return self._file.write(text.encode())
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> str | int | float:
+    if isinstance(value, bool | int | float):
+        return value
     if isinstance(value, str):
         return "'" + value if value.startswith(_FORMULA) else value
-    if value is None:
-        return ""
-    return json.dumps(value, ensure_ascii=False, default=repr)
+    return "" if value is None else json.dumps(value, ensure_ascii=False, default=repr)
 
 
 def _write_parquet(path: Path, examples: Examples, file: BinaryIO) -> None:
