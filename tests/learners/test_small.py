@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from steelyard.errors import DataError, SettingError
-from steelyard.learners.small import PADDING, UNKNOWN, LanguageModel, Vocabulary, next_word_loss, perceptron
+from steelyard.learners.small import (
+    PADDING,
+    UNKNOWN,
+    LanguageModel,
+    Vocabulary,
+    next_word_loss,
+    one_thread,
+    perceptron,
+)
 
 
 def test_perceptron_has_relu_between_but_not_after_its_layers():
@@ -84,3 +92,11 @@ def test_sampled_gradients_have_the_gauss_newton_matrix_as_second_moment():
         (gradient,) = torch.autograd.grad(loss, weight)
         found += torch.outer(gradient.flatten(), gradient.flatten()) / count
     assert torch.linalg.norm(found - exact) < 0.1 * torch.linalg.norm(exact)
+
+
+def test_threads_are_left_as_found():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), one_thread():
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == before

@@ -43,10 +43,13 @@ def demo(
         report = finished_report(run)
         if report is None:
             # PyTorch takes seconds to load, which a run that is finished already need not wait for.
+            from steelyard.learners.small import one_thread
+
             if which is Which.DIGITS:
                 from steelyard.cli.demo_digits import demo_digits as play
             else:
                 from steelyard.cli.demo_text import demo_text as play
-            report = play(run, seed=seed)
+            with one_thread():
+                report = play(run, seed=seed)
             write_report(report, run)
     tell(report, Path(out), shown, top=5)

@@ -5,7 +5,8 @@ Both are ordinary ``nn.Module``s of the layers that the gradient engine reads wi
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,20 @@ _WORDS = re.compile(r"\w+|[^\w\s]")
 _EMBEDDING_STD = 0.1
 PADDING, UNKNOWN = 0, 1
 """Tokens that every vocabulary begins with."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread meanwhile: networks this small only wait for the others.
+
+    On a busy machine the waiting costs far more than the work.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def perceptron(*widths: int) -> nn.Module:
