@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from steelyard.maths.ranks import midranks, sort_columns
 from steelyard.records import Evidence, Plan, Report, Scores
+from steelyard.report.wording import clean_line
 
 COMPARABLE = ("lds", "mislabel_auc", "removal_curve")
 """Metrics that a method and a baseline share, so that their estimates can be set side by side."""
@@ -29,6 +30,12 @@ def baseline_of(evidence: Evidence, report: Report) -> Scores | None:
             return scores if position else None
     named = [scores for scores in report.scores if _names(evidence.subject, scores.name)]
     return None if not named or named[0] is report.scores[0] else named[0]
+
+
+def subject(evidence: Evidence, report: Report) -> str:
+    """What evidence is about, for people: the label of the scores, or the plan in the verifier's words."""
+    found = next((scores for scores in report.scores if scores.method == evidence.subject), None)
+    return clean_line(evidence.subject if found is None else label(found, report), limit=120)
 
 
 def about_method(report: Report, *metrics: str) -> tuple[Evidence, ...]:

@@ -12,7 +12,15 @@ from dataclasses import replace
 import numpy as np
 
 from steelyard.records import Evidence, Finding, Report, Scores
-from steelyard.report.about import COMPARABLE, about_baselines, about_method, agreement, all_notes, better
+from steelyard.report.about import (
+    COMPARABLE,
+    about_baselines,
+    about_method,
+    agreement,
+    all_notes,
+    better,
+    subject,
+)
 from steelyard.report.duplicates import duplicates
 from steelyard.report.wording import clean_line, interval, metric, number, several
 
@@ -40,10 +48,10 @@ def no_better_than_random(report: Report) -> Finding:
         fix = (
             "do not act on these scores; try another method, and see whether the model is trained to the end."
         )
-        return Finding("SY101", title, "failed", _list(refuted), fix)
+        return Finding("SY101", title, "failed", _list(refuted, report), fix)
     confirmed = [e for e in found if e.verdict == "confirmed"]
     if confirmed:
-        return Finding("SY101", title, "passed", _list(confirmed))
+        return Finding("SY101", title, "passed", _list(confirmed, report))
     return Finding("SY101", title, "not_applicable", "Verification could not tell: see SY103.")
 
 
@@ -60,8 +68,8 @@ def beaten_by_baseline(report: Report) -> Finding:
             if better(other, mine):
                 apart = max(mine.interval[0], other.interval[0]) > min(mine.interval[1], other.interval[1])
                 lost.append(
-                    f"{metric(mine.metric)}: {name} {number(other.estimate)}, {_subject(mine)} {number(mine.estimate)} "
-                    f"({'intervals do not overlap' if apart else 'intervals overlap'})"
+                    f"{metric(mine.metric)}: {name} {number(other.estimate)}, {subject(mine, report)} "
+                    f"{number(mine.estimate)} ({'intervals do not overlap' if apart else 'intervals overlap'})"
                 )
     if not compared:
         return Finding("SY102", title, "not_applicable", "No baseline was verified beside the method.")
@@ -83,7 +91,7 @@ def noise_exceeds_signal(report: Report) -> Finding:
     if not unclear:
         return Finding("SY103", title, "passed", "Every verification came to a conclusion.")
     detail = " ".join(
-        f"{metric(e.metric)} of {_subject(e)} is inconclusive. {e.power}".strip() for e in unclear
+        f"{metric(e.metric)} of {subject(e, report)} is inconclusive. {e.power}".strip() for e in unclear
     )
     fix = "verify with more seeds or subsets, or with a larger plan, as the power statement says."
     return Finding("SY103", title, "failed", detail, fix)
@@ -310,14 +318,10 @@ def _baseline(report: Report, name: str) -> Scores | None:
     return next((scores for scores in report.scores[1:] if scores.name == name), None)
 
 
-def _subject(evidence: Evidence) -> str:
-    return clean_line(evidence.subject, limit=80)
-
-
-def _list(evidence: Sequence[Evidence]) -> str:
+def _list(evidence: Sequence[Evidence], report: Report) -> str:
     return (
         "; ".join(
-            f"{metric(e.metric)} of {_subject(e)}: {number(e.estimate)} [{interval(*e.interval)}]"
+            f"{metric(e.metric)} of {subject(e, report)}: {number(e.estimate)} [{interval(*e.interval)}]"
             + (f", random {number(e.control['estimate'])}" if "estimate" in e.control else "")
             for e in evidence
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steelyard.records import Cost, Evidence, Plan, Provenance, Report
-from steelyard.report.about import about_method, agreement, all_notes, baseline_of, label, scores_of
+from steelyard.report.about import about_method, agreement, all_notes, baseline_of, label, scores_of, subject
 from steelyard.report.album import Album, Card
 from steelyard.report.figure import Figure
 from steelyard.report.selection import Neighbours, View, chosen_queries, neighbours, suspects
@@ -130,22 +130,22 @@ def verification(report: Report) -> Table:
     for e in by_weight(report.evidence):
         control = "–"
         if "estimate" in e.control:
-            control = number(e.control["estimate"])
+            control = number(e.control["estimate"], 2)
             if {"low", "high"} <= e.control.keys():
-                control += f" ({interval(e.control['low'], e.control['high'])})"
+                control += f" ({interval(e.control['low'], e.control['high'], 2)})"
         rows.append(
             (
                 metric(e.metric),
-                clean_line(e.subject, limit=120),
+                subject(e, report),
+                f"{_STANDINGS[e.verdict][0]} {e.verdict}",
                 f"{number(e.estimate)} ({interval(*e.interval)})",
                 control,
                 clean_line(e.unit, limit=40),
                 "–" if e.p_value is None else ("< 0.001" if e.p_value < 0.001 else number(e.p_value, 2)),
-                f"{_STANDINGS[e.verdict][0]}\u00a0{e.verdict}",
             )
         )
     levels = sorted({percent(e.level) for e in report.evidence})
-    head = ("Metric", "Of", "Estimate", "Random control", "Unit", "p", "Verdict")
+    head = ("Metric", "Of", "Verdict", "Estimate", "Random control", "Unit", "p")
     return Table(f"Verification beside random; intervals at {', '.join(levels)}", head, tuple(rows))
 
 
@@ -240,7 +240,7 @@ def findings(report: Report) -> tuple[Check, ...]:
 def costs(report: Report) -> Table:
     """What every part took, beside what it was predicted to take."""
     parts = [(f"Scores by {label(s, report)}", s.provenance) for s in report.scores]
-    parts += [(f"{metric(e.metric)} of {e.subject}", e.provenance) for e in report.evidence]
+    parts += [(f"{metric(e.metric)} of {subject(e, report)}", e.provenance) for e in report.evidence]
     rows = [
         (clean_line(name, limit=100), what, *_cost(cost))
         for name, provenance in parts

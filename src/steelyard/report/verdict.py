@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from steelyard.records import Evidence, Finding, Plan, Report
-from steelyard.report.about import about_baselines, about_method, better
+from steelyard.report.about import about_baselines, about_method, better, subject
 from steelyard.report.wording import clean_line, interval, metric, number, percent, several, signed
 
 _DOING = {"drop": "dropping", "keep": "keeping only", "relabel": "relabelling", "weigh": "reweighting"}
@@ -63,8 +63,7 @@ def _sentence(evidence: Evidence, report: Report) -> str:
         )
     if evidence.metric == "removal_curve":
         return _removal(evidence, range_)
-    subject = clean_line(evidence.subject, limit=80)
-    value = f"{metric(evidence.metric)} of {subject}: {number(evidence.estimate)} {evidence.unit}"
+    value = f"{metric(evidence.metric)} of {subject(evidence, report)}: {number(evidence.estimate)} {evidence.unit}"
     beside = f", random {number(evidence.control['estimate'])}" if "estimate" in evidence.control else ""
     return f"{value} ({range_}{beside}); {evidence.verdict}."
 

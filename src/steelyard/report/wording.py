@@ -82,14 +82,14 @@ def percent(share: float | int, digits: int = 0) -> str:
     return f"{share * 100:.{digits}f}\u00a0%".replace("-", _MINUS)
 
 
-def interval(low: float | int, high: float | int) -> str:
+def interval(low: float | int, high: float | int, digits: int = 3) -> str:
     """An interval in words.
 
     Example:
         >>> interval(-0.1, 0.25)
         '−0.1 to 0.25'
     """
-    return f"{number(low)} to {number(high)}"
+    return f"{number(low, digits)} to {number(high, digits)}"
 
 
 def several(count: int, noun: str, plural: str = "") -> str:
