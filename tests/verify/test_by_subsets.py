@@ -24,6 +24,7 @@ def test_the_truth_of_a_linear_game_has_an_lds_of_one():
     assert evidence.verdict == "confirmed"
     assert evidence.p_value == pytest.approx(1 / 200)
     assert abs(evidence.control["estimate"]) < 0.1
+    assert evidence.provenance.notes == ()
 
 
 def test_the_opposite_is_refuted():

@@ -57,6 +57,11 @@ def by_retraining(
     variance of which :math:`\sigma_u^2` does not shrink with S (the plan's own u is the same for all seeds),
     and would confirm half of all random plans as S grows: pseudo-replication.
 
+    Where gains of random plans are far from normal, the chance of confirming one changes little: 2.5 % at level
+    .95 when normal, 3.6 % for Laplace or Student's t with 3 degrees of freedom, 5 % for a gamma of shape 4 and
+    7 % for the exponential distribution leaning that way (8 controls, 200,000 simulations each). Gains are
+    sums over the examples of a plan, so that larger plans are more normal.
+
     Random plans relabel to wrong labels, so that beating them proves little: a relabelling is confirmed
     only if it also beats the training set as it was, by a paired t interval over the seeds.
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from steelyard.collect.designs import random_subsets
-from steelyard.collect.fits import fit_seeds, outcomes
+from steelyard.collect.fits import outcomes
 from steelyard.errors import FitError, SettingError
 from steelyard.maths.power import components
 from steelyard.maths.ranks import fisher_interval, spearman, spearman_bootstrap
@@ -81,7 +81,7 @@ def lds(
         )
     scores = aligned(problem, scores, asked="lds")
     masks = random_subsets(problem, subsets, fraction=fraction, name="verification/lds")
-    before, notes = run.cost, list(problem.learner.check(problem.train, problem.query))
+    before, notes = run.cost, problem.learner.check(problem.train, problem.query)
     run.predict(Cost(fits=subsets * seeds))
     measured, note = _measure(problem, masks, seeds, run)
     fitted = np.flatnonzero(np.isfinite(measured).all(axis=(1, 2)))
@@ -92,8 +92,8 @@ def lds(
         )
     masks, measured = masks[fitted], measured[fitted]
     found = _correlate(problem, scores, masks, measured)
-    notes += [note, *found.notes(len(problem.query))]
-    bench = Bench(problem, run, tuple(range(seeds)), np.zeros((0, 0)), False, tuple(notes), before)
+    left_out = [one for one in (note, *found.notes(len(problem.query))) if one]
+    bench = Bench(problem, run, tuple(range(seeds)), np.zeros((0, 0)), False, notes, before)
     verdict = _verdict(found)
     control = {
         "estimate": float(found.random.mean()),
@@ -127,8 +127,8 @@ def lds(
                 "subset_size": int(masks[0].sum()),
                 "queries_used": int(np.isfinite(found.per_query).sum()),
                 "random_scores": len(found.random),
-                "fit_seeds": fit_seeds(problem, seeds, purpose="verification"),
             },
+            notes=left_out,
             predicted=subsets * seeds,
         ),
     )
