@@ -68,14 +68,15 @@ def gauss_newton_by_hand(p: Problem, decay: float) -> np.ndarray:
         ])  # fmt: skip
         prob = outputs.detach().softmax(0).numpy()
         total = total + weights[i] * jacobian.T @ (np.diag(prob) - np.outer(prob, prob)) @ jacobian
-    return total + N * decay * np.eye(len(total))
+    return total + (weights > 0).sum() * decay * np.eye(len(total))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("decay", [0.0, 0.01])
 def test_gauss_newton_influence(decay: float, weighted: bool) -> None:
     p = problem(network(), decay=decay, weighted=weighted)
-    curvature = gauss_newton_by_hand(p, decay) + N * 0.02 * np.eye(40)
+    present = (p.train.weights() > 0).sum()  # an example of weight 0 is absent
+    curvature = gauss_newton_by_hand(p, decay) + present * 0.02 * np.eye(40)
     expected = dense(p, p.query, "loss") @ np.linalg.solve(curvature, dense(p, p.train, "loss").T)
     expected = expected.T * p.train.weights()[:, None]
     np.testing.assert_allclose(GaussNewton(damping=0.02)(p).values, expected, rtol=1e-8, atol=1e-10)
@@ -114,22 +115,23 @@ def kronecker_by_hand(p: Problem, *, corrected: bool, damping: float) -> np.ndar
             a = inputs[index].detach().numpy()
             pseudo[index].append((weights[i], np.append(a, 1.0) if layer.bias is not None else a, grads))
     g, q = split(p, dense(p, p.train, "loss"), layers), split(p, dense(p, p.query, "loss"), layers)
-    scores = np.zeros((N, Q))
+    scores, present = np.zeros((N, Q)), (weights > 0).sum()
     for index in range(len(layers)):
         total = sum(w for w, _, _ in pseudo[index])
         second_in = sum(w * np.outer(a, a) for w, a, _ in pseudo[index]) / total
-        second_out = sum(w * np.outer(v, v) for w, _, grads in pseudo[index] for v in grads) / N
+        second_out = sum(w * np.outer(v, v) for w, _, grads in pseudo[index] for v in grads) / present
         va, ua = np.linalg.eigh(second_in)
         vg, ug = np.linalg.eigh(second_out)
         values = np.outer(vg, va)
         if corrected:
             values = (
-                sum(w * (ug.T @ np.outer(v, a) @ ua) ** 2 for w, a, grads in pseudo[index] for v in grads) / N
+                sum(w * (ug.T @ np.outer(v, a) @ ua) ** 2 for w, a, grads in pseudo[index] for v in grads)
+                / present
             )
         for i in range(N):
             for j in range(Q):
                 rotated = (ug.T @ g[index][i] @ ua) * (ug.T @ q[index][j] @ ua)
-                scores[i, j] += weights[i] * (rotated / (N * (values + damping))).sum()
+                scores[i, j] += weights[i] * (rotated / (present * (values + damping))).sum()
     return scores
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 
-from steelyard.collect.gradients import Fitted
+from steelyard.collect.gradients import Fitted, present_examples
 from steelyard.errors import CapabilityError, SettingError
 from steelyard.gradients.engine import TorchGradients
 from steelyard.gradients.fisher import Fisher, HasOutputs, fisher_gradients
@@ -77,15 +77,16 @@ def kronecker_metric(
         )
     learner = cast(HasOutputs, problem.learner)
     fisher, why = _resolve_fisher(problem, fitted, fisher)
-    weights = problem.train.weights() if _weighted(problem) else None
+    train = present_examples(problem)
+    weights = None if bool((train.weights() == 1).all()) else train.weights()
     seed = stream(problem.seed, "fisher")
     key = f"curvature/{fisher}-{problem.seed}"
 
     def captured(what: str) -> Callable[[], Iterator[Weighted]]:
         def gradients() -> Iterator[Weighted]:
-            with run.progress(what, len(problem.train)) as progress:
+            with run.progress(what, len(train)) as progress:
                 for batch in fisher_gradients(
-                    engine, learner, problem.train, kind=fisher, weights=weights, seed=seed
+                    engine, learner, train, kind=fisher, weights=weights, seed=seed
                 ):
                     # A further backward pass through a graph that exists costs two thirds of a gradient.
                     run.spend(gradients=len(batch) * (1 if batch.first else 2 / 3))
@@ -101,7 +102,7 @@ def kronecker_metric(
     blocks = eigen_blocks(arrays, kind)
     resolved_damping, reason = resolve_damping(blocks, damping)
     decay = _decay(problem, fitted)
-    metric = KroneckerMetric(blocks, resolved_damping, decay, float(len(problem.train)))
+    metric = KroneckerMetric(blocks, resolved_damping, decay, float(len(train)))
     resolved = {
         "fisher": fisher,
         "fisher_reason": why,
@@ -110,10 +111,6 @@ def kronecker_metric(
         "l2": decay,
     }
     return FittedMetric(metric, resolved)
-
-
-def _weighted(problem: Problem) -> bool:
-    return bool((problem.train.weights() != 1).any())
 
 
 @runtime_checkable

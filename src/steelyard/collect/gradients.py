@@ -97,6 +97,12 @@ def gradients_at(problem: Problem, model: Any, run: Run) -> Fitted:
     return Fitted(model, cast(Gradients, gradients), run)
 
 
+def present_examples(problem: Problem) -> Examples:
+    """The training examples whose weight is not 0: those that the training objective is a mean over."""
+    rows = np.flatnonzero(problem.train.weights())
+    return problem.train if len(rows) == len(problem.train) else problem.train.take(rows)
+
+
 def training_products(problem: Problem, fitted: Fitted, side: Any, rows: slice) -> np.ndarray:
     """``float["row query"]`` Products of the training examples in ``rows``, times their training weights."""
     part = problem.train.take(rows)

@@ -190,7 +190,8 @@ class Torch:
 
         Args:
             examples: Training examples.
-            weights: ``[example]`` Factors on the losses; batches are still divided by their size.
+            weights: ``[example]`` Factors on the losses, times the column ``weight`` if there is one; batches are
+                still divided by their size.
             seed: Of initial parameters, batch order and randomness inside the network.
 
         Raises:
@@ -204,7 +205,8 @@ class Torch:
                 fix="give recipe=SGD(lr=..., epochs=...) (or Adam, AdamW, your own fit) beside trained=True.",
             )
         layout = self._remember(require_examples(examples))
-        rows, kept = present(len(examples), weights)
+        own = examples.weights()
+        rows, kept = present(len(examples), own if weights is None else own * weights)
         if isinstance(self._recipe, Recipe):
             factors = None if kept is None else torch.tensor(kept, dtype=self._dtype, device=self._device)
             course = Course(self._table(examples), self._recipe, rows, factors, seed)
@@ -293,12 +295,17 @@ class Torch:
     ) -> Float[np.ndarray, "param param"]:
         """The Gauss-Newton matrix of the summed weighted loss plus its regularisation, in float64.
 
+        Args:
+            fitted: Where to evaluate it.
+            examples: Training examples.
+            weights: ``[example]`` Weight of every example in the sum; its column ``weight``, else 1, if None.
+
         Raises:
             CapabilityError: If the loss's curvature in the outputs is not known.
         """
         from steelyard.gradients.dense import gauss_newton
 
-        rows, kept = present(len(examples), weights)
+        rows, kept = present(len(examples), examples.weights() if weights is None else weights)
         chosen = examples if len(rows) == len(examples) else examples.take(rows)
         return gauss_newton(self, fitted, chosen, kept, decay=self.regularisation(fitted))
 

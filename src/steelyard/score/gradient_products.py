@@ -7,7 +7,13 @@ import numpy as np
 from jaxtyping import Float
 
 from steelyard.collect.fits import explained
-from steelyard.collect.gradients import Fitted, gradients_at, open_gradients, training_products
+from steelyard.collect.gradients import (
+    Fitted,
+    gradients_at,
+    open_gradients,
+    present_examples,
+    training_products,
+)
 from steelyard.problem import HasCheckpoints, HasGradients, Problem, require
 from steelyard.records import Cost, Scores
 from steelyard.run import Run
@@ -159,12 +165,11 @@ class TracIn:
         require(problem.learner, HasGradients, method="TracIn", instead=_INSTEAD)
         learner = require(problem.learner, HasCheckpoints, method="TracIn", instead="grad_dot or ekfac")
         points: list[tuple[Sided, float]] = []
+        count = len(present_examples(problem))
         for model, rates in learner.checkpoints(explained(problem, run)):
             fitted = gradients_at(problem, model, run)
             run.spend(gradients=len(problem.query))
-            points.append(
-                (Sided(fitted, fitted.gradients.prepare(problem.query)), rates / len(problem.train))
-            )
+            points.append((Sided(fitted, fitted.gradients.prepare(problem.query)), rates / count))
         return Trajectory(tuple(points))
 
     def score(self, problem: Problem, state: Trajectory, rows: slice) -> Float[np.ndarray, "row query"]:

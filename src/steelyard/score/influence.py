@@ -20,6 +20,7 @@ from steelyard.collect.gradients import (
     dense_gradients,
     exact_curvature,
     open_gradients,
+    present_examples,
     training_products,
 )
 from steelyard.errors import NumericsError, SettingError
@@ -92,7 +93,7 @@ class GaussNewton:
         queries = dense_gradients(fitted, problem.query, "measurement")
         run.spend(gradients=len(problem.query))
         sign = 1.0 if problem.learner.measurement.lower_is_better else -1.0
-        factor, damping, reason = factorise(hessian, self.damping, len(problem.train))
+        factor, damping, reason = factorise(hessian, self.damping, len(present_examples(problem)))
         solved = scipy.linalg.cho_solve(factor, sign * queries.T, check_finite=False).T
         return Preconditioned(fitted, solved, {"damping": damping, "damping_reason": reason})
 

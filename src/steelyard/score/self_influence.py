@@ -8,7 +8,14 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
-from steelyard.collect.gradients import Fitted, Widening, dense_gradients, exact_curvature, open_gradients
+from steelyard.collect.gradients import (
+    Fitted,
+    Widening,
+    dense_gradients,
+    exact_curvature,
+    open_gradients,
+    present_examples,
+)
 from steelyard.problem import Problem
 from steelyard.records import Cost, Scores
 from steelyard.run import Run
@@ -80,7 +87,7 @@ class SelfInfluence:
             return Curved(fitted, None, None, {"curvature": curvature})
         if curvature == "exact":
             hessian = exact_curvature(problem, fitted, run, method="SelfInfluence")
-            factor, damping, reason = factorise(hessian, self.damping, len(problem.train))
+            factor, damping, reason = factorise(hessian, self.damping, len(present_examples(problem)))
             resolved = {"curvature": curvature, "damping": damping, "damping_reason": reason}
             return Curved(fitted, None, factor[0], resolved)
         # Imported here: linear models have gradients too, without torch.
