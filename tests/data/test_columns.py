@@ -19,7 +19,8 @@ MATRIX = Kind("number", "float32", (2, 3))
 BIG = Kind("number", "int64", (), big=True)
 KINDS = [
     NULL, BOOL, INTEGER, DOUBLE, BIG, TEXT, MIXED, MATRIX, Kind("bytes"),
-    Kind("number", "uint8"), Kind("number", "float32"), Kind("number", "int64", (3,)),
+    Kind("number", "uint8"), Kind("number", "int16"), Kind("number", "uint16"), Kind("number", "uint64"),
+    Kind("number", "float32"), Kind("number", "int64", (3,)),
 ]  # fmt: skip
 VALUES = {
     INTEGER: np.arange(10),

@@ -1,7 +1,7 @@
 """CSV and TSV files. Types are decided over whole columns, and text is never changed: ``007`` is kept."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from steelyard.data.kinds import (
     Kind,
     Source,
     kind_of_array,
-    objects,
 )
 from steelyard.data.limits import Limits
 from steelyard.data.lines import check_readable, decode, file_key, numbered_lines
@@ -29,31 +28,40 @@ MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"})
 
 _TRUTH = {"true": True, "false": False, "True": True, "False": False, "TRUE": True, "FALSE": False}
 _BATCH_ROWS = 65_536
+_SAMPLE = 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Strings:
-    """Cells of one CSV column, as written."""
+    """Cells of one CSV column.
 
-    values: list[str]
+    Attributes:
+        array: The cells as written: an Arrow array of text.
+        kind: What they are.
+        numbers: The same cells as numbers, if they are.
+    """
+
+    array: Any
     kind: Kind
+    numbers: Any = None
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.array)
 
     def convert(self, kind: Kind, /) -> np.ndarray:
         """The cells as an array of that kind; missing cells of a column of numbers are NaN."""
         if kind.name == "number":
-            return _numbers(self.values, kind.dtype)
+            numbers = self.numbers if self.numbers is not None else _filled(self.array)
+            return _cast(numbers, kind.dtype).to_numpy(zero_copy_only=False).astype(kind.dtype, copy=False)
         if kind.name == "bool":
-            return np.array([_TRUTH[value] for value in self.values], dtype=bool)
+            return np.array([_TRUTH[value] for value in self.array.to_pylist()], dtype=bool)
         if kind.name == "null":
-            return np.full(len(self.values), None, dtype=object)
-        return objects(self.values, len(self.values))
+            return np.full(len(self.array), None, dtype=object)
+        return self.array.to_numpy(zero_copy_only=False)
 
     def texts(self) -> list[str | None]:
         """The cells as written; an empty cell is None."""
-        return [value or None for value in self.values]
+        return [value or None for value in self.array.to_pylist()]
 
 
 def csv_source(path: Path, limits: Limits) -> Source:
@@ -74,9 +82,25 @@ def csv_source(path: Path, limits: Limits) -> Source:
     )
 
 
-def strings_of(values: list[str]) -> Strings:
+def strings_of(values: Sequence[str]) -> Strings:
     """CSV cells with their kind."""
-    return Strings(values, _kind_of_strings(values))
+    import pyarrow as pa
+
+    array = pa.array(values, pa.large_string())
+    if _compute().max(_compute().utf8_length(array)).as_py() == 0:
+        return Strings(array, NULL)
+    if set(array[:_SAMPLE].to_pylist()) <= _TRUTH.keys() and set(array.unique().to_pylist()) <= _TRUTH.keys():
+        return Strings(array, BOOL)
+    filled = _filled(array)
+    if filled.null_count == len(filled):
+        return Strings(array, TEXT)
+    numbers = _numbers(filled, "int64")
+    if numbers is None:
+        return _fractions(array, filled)
+    kind = kind_of_array(numbers.drop_null().to_numpy())
+    if kind is not None and kind.big:
+        return Strings(array, TEXT if filled.null_count else kind, numbers)
+    return Strings(array, DOUBLE if filled.null_count else INTEGER, numbers)
 
 
 def is_number(cells: list[str]) -> np.ndarray:
@@ -106,7 +130,7 @@ def _csv_batches(path: Path, limits: Limits) -> Iterator[Batch]:
 
 def _batch(header: list[str], rows: list[list[str]], size: int) -> Batch:
     columns = zip(header, zip(*rows, strict=True), strict=True)
-    return Batch({name: strings_of(list(values)) for name, values in columns}, len(rows), size)
+    return Batch({name: strings_of(values) for name, values in columns}, len(rows), size)
 
 
 def _records(path: Path, limits: Limits) -> Iterator[tuple[int, list[str]]]:
@@ -167,44 +191,40 @@ def _header(path: Path, record: tuple[int, list[str]] | None) -> list[str]:
     return header
 
 
-def _kind_of_strings(values: list[str]) -> Kind:
-    distinct = set(values)
-    if distinct <= MISSING:
-        return NULL if distinct <= {""} else TEXT
-    if distinct <= _TRUTH.keys():
-        return BOOL
-    filled = [value for value in values if value not in MISSING] if distinct & MISSING else values
-    integers = _cast(filled, "int64")
-    if integers is None:
-        return DOUBLE if _cast(filled, "double") is not None and not _has_long_integer(filled) else TEXT
-    kind = kind_of_array(integers)
-    if len(filled) == len(values):
-        return INTEGER if kind is None or not kind.big else kind
-    return TEXT if kind is not None and kind.big else DOUBLE
+def _fractions(array: Any, filled: Any) -> Strings:
+    # Integers that float64 would round are numbers of things (accounts, hashes), not quantities.
+    long = _compute().match_substring_regex(filled, r"^[+-]?[0-9]{16,}$")
+    numbers = None if _compute().any(long).as_py() else _numbers(filled, "float64")
+    return Strings(array, TEXT if numbers is None else DOUBLE, numbers)
 
 
-def _cast(values: list[str], kind: str) -> np.ndarray | None:
+def _numbers(filled: Any, dtype: str) -> Any:
+    """The cells as numbers; None if one of them is no number."""
     import pyarrow as pa
-    import pyarrow.compute as compute
 
     try:
-        array: Any = compute.cast(pa.array(values, pa.string()), kind)
+        return _cast(filled, dtype)
     except pa.ArrowInvalid:
         return None
-    return array.to_numpy(zero_copy_only=False)
 
 
-def _numbers(values: list[str], dtype: str) -> np.ndarray:
+def _filled(array: Any) -> Any:
+    """The cells, with null for those that mean "no value"."""
     import pyarrow as pa
-    import pyarrow.compute as compute
 
-    cells: Any = pa.array([None if value in MISSING else value for value in values], pa.string())
-    return compute.cast(cells, dtype).to_numpy(zero_copy_only=False).astype(dtype)
+    compute = _compute()
+    missing = compute.is_in(array, value_set=pa.array(sorted(MISSING), pa.large_string()))
+    return compute.if_else(missing, None, array) if compute.any(missing).as_py() else array
 
 
-def _has_long_integer(values: list[str]) -> bool:
-    # Integers that float64 would round are numbers of things (accounts, hashes), not quantities.
-    return any(len(value) > 15 and value.lstrip("+-").isdigit() for value in values)
+def _cast(array: Any, dtype: str) -> Any:
+    return _compute().cast(array, {"float64": "double"}.get(dtype, dtype))
+
+
+def _compute() -> Any:
+    import pyarrow.compute
+
+    return pyarrow.compute  # its functions are made at import, where no type checker sees them
 
 
 def _parses(cell: str) -> bool:

@@ -119,7 +119,7 @@ def widen(a: Kind, b: Kind) -> Kind:
     if b.name == "null":
         return _with_missing(a)
     if a.name == b.name == "number" and a.shape == b.shape:
-        dtype, big = np.promote_types(a.dtype, b.dtype), a.big or b.big
+        dtype, big = _common_dtype(np.dtype(a.dtype), np.dtype(b.dtype)), a.big or b.big
         return MIXED if big and dtype.kind == "f" else Kind("number", dtype.name, a.shape, big)
     return MIXED
 
@@ -161,6 +161,12 @@ def kind_of_array(array: np.ndarray) -> Kind | None:
     if code in "UT" and not shape:
         return TEXT
     return BYTES if code == "S" and not shape else None
+
+
+def _common_dtype(a: np.dtype, b: np.dtype) -> np.dtype:
+    # NumPy's promotion of several types depends on their order: int16 and uint16 are int32, which with float32 is
+    # float64, but each alone with float32 is float32. Here a whole number beside a fraction is always float64.
+    return np.promote_types(a, b) if (a.kind == "f") == (b.kind == "f") else np.dtype(np.float64)
 
 
 def _with_missing(kind: Kind) -> Kind:

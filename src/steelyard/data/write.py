@@ -5,6 +5,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -60,14 +61,13 @@ def write(examples: Examples, path: str | Path) -> Path:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise DataError(
             f"{path}: cannot be written: {error.strerror or error}.",
             fix="check the folder, its permissions and the space on the disk, or choose another path.",
         ) from error
-    except DataError:
-        part.unlink(missing_ok=True)
-        raise
+    finally:
+        with suppress(OSError):  # gone when it was renamed; and where it cannot be removed, it was never made
+            part.unlink()
     return path
 
 
