@@ -112,6 +112,19 @@ def test_blocks_of_queries_in_a_folder_give_the_same_bits_again(tmp_path):
     np.testing.assert_allclose(first, exact(given), rtol=1e-12)
 
 
+def test_a_large_matrix_is_mapped_and_a_finished_run_reads_it_again(tmp_path):
+    given = problem(train=2500, query=2000)
+    with open_run(tmp_path / "run", {}) as run:
+        first = Product()(given, run)
+        assert isinstance(first.values, np.memmap)
+        bits = np.array(first.values)
+    with open_run(tmp_path / "run", {}) as run:
+        assert run.finished
+        again = Product()(given, run)
+    np.testing.assert_array_equal(again.values, bits)
+    np.testing.assert_allclose(bits, exact(given), rtol=1e-12)
+
+
 def test_provenance_is_complete():
     scores = Product(scale=2.0)(problem(notes=("dropout is off",)))
     made = scores.provenance

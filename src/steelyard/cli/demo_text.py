@@ -6,7 +6,7 @@ import numpy as np
 
 from steelyard import flow, report, score, verify
 from steelyard.data.sources import python_docs
-from steelyard.learners import AdamW, Torch
+from steelyard.learners import Adam, Torch
 from steelyard.learners.small import LanguageModel, Vocabulary, next_word_loss
 from steelyard.problem import Problem
 from steelyard.records import Examples, Report
@@ -33,7 +33,7 @@ def demo_text(run: Run, *, seed: int = 0) -> Report:
     learner = Torch(
         lambda: LanguageModel(len(vocabulary.words), length=_LENGTH, width=32, heads=4),
         loss=next_word_loss(),
-        recipe=AdamW(lr=0.01, epochs=6, batch_size=32),
+        recipe=Adam(lr=0.01, epochs=6, batch_size=32),
     )
     problem = Problem(learner, _tokens(data.train, vocabulary), _tokens(data.query, vocabulary), seed=seed)
     asked = score.EKFAC()(problem, run)

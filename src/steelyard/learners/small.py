@@ -76,7 +76,7 @@ class Vocabulary:
         counts = Counter(word for text in texts for word in _split(text))
         return cls(("<padding>", "<other>", *(word for word, _ in counts.most_common(size - 2))))
 
-    def encode(self, texts: Sequence[str], *, length: int) -> Int[np.ndarray, "text position"]:
+    def encode(self, texts: Sequence[str] | np.ndarray, *, length: int) -> Int[np.ndarray, "text position"]:
         """Texts as token numbers, cut at ``length`` and padded with zeros.
 
         Raises:

@@ -56,11 +56,11 @@ def agreement(problem: Problem, scores: Scores, *, column: str, top: int = 5) ->
     seen = minimum_detectable(gap.standard_error, gap.freedom, level=LEVEL)
     return Evidence(
         metric="agreement",
-        subject=f"{scores.method} in {column}, top {top}",
+        subject=scores.method,
         estimate=base + gap.estimate,
         interval=(base + gap.low, min(1.0, base + gap.high)),
         level=LEVEL,
-        unit="precision",
+        unit=f"precision at {top} in {column}",
         better="higher",
         control={"estimate": base},
         p_value=gap.p_value,
