@@ -11,6 +11,7 @@ scores with exact damped Gauss-Newton influence on softmax regression, all with 
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from typing import Any
 import numpy as np
 
 import steelyard as sy
-from benchmarks.digits import ACTIVATION, FULL, REDUCED, WEIGHT_DECAY, Truth, arrays, problem, truth
+from benchmarks.digits import ACTIVATION, FULL, REDUCED, WEIGHT_DECAY, Size, Truth, arrays, problem, truth
 from benchmarks.measure import Options, median_seconds, options, record, run, show
 from benchmarks.runners.exchange import Job
 from steelyard.collect.fits import ensemble, explained
+
+Pair = tuple[np.ndarray, np.ndarray]
 
 _DIMENSION = 512
 _ENSEMBLE = 5
@@ -76,7 +79,9 @@ def main(given: Options) -> None:
             "ceiling": found.ceiling(),
             "floor_seconds": floor,
             "lds": [vars(row) for row in rows],
-            "softmax": [dict(zip(("who", "pearson", "spearman"), row, strict=True)) for row in agreement],
+            "softmax": [
+                dict(zip(("data", "who", "pearson", "spearman"), row, strict=True)) for row in agreement
+            ],
         },
     )
 
@@ -85,11 +90,11 @@ def _job(found: Truth, given: Options) -> Job:
     asked = found.problem
     fitted = asked.learner.explained(asked.train, asked.seed)
     size = REDUCED if given.reduced else FULL
-    state = _state(asked, fitted)
+    state = _state(fitted)
     return Job("", {}, *arrays(size), (state,), ACTIVATION, WEIGHT_DECAY, given.threads, given.repeats)
 
 
-def _state(asked: sy.Problem, fitted: Any) -> dict[str, np.ndarray]:
+def _state(fitted: Any) -> dict[str, np.ndarray]:
     return {name: values.detach().numpy() for name, values in fitted.parameters.items()}
 
 
@@ -154,16 +159,19 @@ def _ours_with_training(found: Truth, given: Options) -> list[Row]:
     along = problem(size, checkpoints=_CHECKPOINTS)
     rows = []
     for method, asked in ((several, found.problem), (sy.score.TracIn(), along)):
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            sy.open_run(Path(folder) / "run", {}, show="quiet") as kept,
-        ):
-            ensemble(asked, _ENSEMBLE, kept)
-            start = time.perf_counter()
-            scores = method(asked, kept)
-            seconds = time.perf_counter() - start
-            rows.append(Row("steelyard", _label(method), found.lds(np.asarray(scores.values)), seconds))
+        seconds, scores = [], np.zeros((0, 0))
+        for _ in range(given.repeats):
+            with tempfile.TemporaryDirectory() as folder, _kept(folder) as kept:
+                ensemble(asked, _ENSEMBLE, kept)
+                start = time.perf_counter()
+                scores = np.array(method(asked, kept).values)
+                seconds.append(time.perf_counter() - start)
+        rows.append(Row("steelyard", _label(method), found.lds(scores), float(np.median(seconds))))
     return rows
+
+
+def _kept(folder: str) -> AbstractContextManager[sy.run.Run]:
+    return sy.open_run(Path(folder) / "run", {"command": "benchmark"}, show="quiet")
 
 
 def _label(method: Any) -> str:
@@ -207,14 +215,14 @@ def _best(  # one argument per thing that varies
 
 def _peers_with_training(found: Truth, job: Job, given: Options) -> list[Row]:
     size = REDUCED if given.reduced else FULL
-    with tempfile.TemporaryDirectory() as folder, sy.open_run(Path(folder) / "run", {}, show="quiet") as kept:
+    with tempfile.TemporaryDirectory() as folder, _kept(folder) as kept:
         models = ensemble(found.problem, _ENSEMBLE, kept)
         along = problem(size, checkpoints=_CHECKPOINTS)
         points = list(along.learner.checkpoints(explained(along, kept)))
-    states = tuple(_state(found.problem, model) for model in models)
+    states = tuple(_state(model) for model in models)
     several = run("traker", _with(job, "trak", {"dimension": _DIMENSION}, states), given.peers)
     rates = [rate for _, rate in points]
-    states = tuple(_state(along, model) for model, _ in points)
+    states = tuple(_state(model) for model, _ in points)
     traced = run("captum", _with(job, "tracin", {"learning_rates": rates}, states), given.peers)
     return [
         Row(
@@ -227,40 +235,44 @@ def _peers_with_training(found: Truth, job: Job, given: Options) -> list[Row]:
     ]
 
 
-def _softmax(given: Options) -> list[tuple[str, float, float]]:
-    """Agreement on a linear model with bias, where exact influence is a closed form computed right here."""
-    import torch
+def _softmax(given: Options) -> list[tuple[str, str, float, float]]:
+    """Agreement on linear models with bias, where exact influence is a closed form computed right here."""
     from scipy.stats import spearmanr
 
     size = REDUCED if given.reduced else FULL
-    train, query = arrays(size)
+    rows = []
+    for data, (train, query) in {"random, 5 classes": _random(size), "digits": arrays(size)}.items():
+        state = _linear(train, query)
+        expected, damping = _exact(state, train, query)
+        job = Job("ekfac", {"damping": damping}, train, query, (state,), threads=given.threads, repeats=1)
+        for who in ("steelyard", *(("kronfluence", "dattri") if given.peers else ())):
+            scores = run(who, job, given.peers).scores.ravel()
+            pearson = float(np.corrcoef(scores, expected.ravel())[0, 1])
+            rows.append((data, who, pearson, float(spearmanr(scores, expected.ravel()).statistic)))
+    return rows
+
+
+def _random(size: Size) -> tuple[Pair, Pair]:
+    """Labels drawn from a softmax model of 20 normal features: predictions stay uncertain."""
+    generator = np.random.default_rng(0)
+    weight = 0.3 * generator.normal(size=(20, 5))
+    inputs = generator.normal(size=(size.train + size.query, 20)).astype(np.float32)
+    labels = (inputs @ weight + generator.gumbel(size=(len(inputs), 5))).argmax(axis=1)
+    return (inputs[: size.train], labels[: size.train]), (inputs[size.train :], labels[size.train :])
+
+
+def _linear(train: Pair, query: Pair) -> dict[str, np.ndarray]:
+    """Parameters of a softmax regression trained on the examples."""
+    import torch
+
     torch.manual_seed(0)
-    recipe = sy.learners.SGD(lr=0.5, momentum=0.9, epochs=30, batch_size=50)
-    asked = sy.Problem(sy.learners.Torch(torch.nn.Linear(64, 10), recipe=recipe), train=train, query=query)
-    state = _state(asked, asked.learner.explained(asked.train))
-    state = {f"0.{name}": values for name, values in state.items()}
-    truth_scores, damping = _exact(state, train, query)
-    job = Job("", {}, train, query, (state,), threads=given.threads, repeats=1)
-    settings = {"damping": damping}
-    answers = [("steelyard ekfac", run("steelyard", _with(job, "ekfac", settings), None))]
-    if given.peers:
-        answers += [
-            ("kronfluence ekfac", run("kronfluence", _with(job, "ekfac", settings), given.peers)),
-            ("dattri ekfac", run("dattri", _with(job, "ekfac", settings), given.peers)),
-        ]
-    return [
-        (
-            who,
-            float(np.corrcoef(answer.scores.ravel(), truth_scores.ravel())[0, 1]),
-            float(spearmanr(answer.scores.ravel(), truth_scores.ravel()).statistic),
-        )
-        for who, answer in answers
-    ]
+    recipe = sy.learners.SGD(lr=0.1, momentum=0.9, epochs=30, batch_size=50)
+    net = torch.nn.Linear(train[0].shape[1], int(train[1].max()) + 1)
+    asked = sy.Problem(sy.learners.Torch(net, recipe=recipe), train=train, query=query)
+    return {f"0.{name}": values for name, values in _state(asked.learner.explained(asked.train)).items()}
 
 
-def _exact(
-    state: dict[str, np.ndarray], train: tuple[np.ndarray, np.ndarray], query: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, float]:
+def _exact(state: dict[str, np.ndarray], train: Pair, query: Pair) -> tuple[np.ndarray, float]:
     """``float64["train query"]`` exact damped influence of softmax regression, and the damping.
 
     The Hessian of the mean loss is the mean of ``(diag p - p p^T) kron x x^T`` with a 1 appended to x; the
@@ -268,7 +280,7 @@ def _exact(
     """
     weight, bias = (state[f"0.{name}"].astype(np.float64) for name in ("weight", "bias"))
 
-    def parts(pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def parts(pair: Pair) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         inputs = np.concatenate([pair[0].astype(np.float64), np.ones((len(pair[1]), 1))], axis=1)
         logits = pair[0] @ weight.T + bias
         chances = np.exp(logits - logits.max(axis=1, keepdims=True))
