@@ -13,6 +13,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 PEERS  ?=
 OUT    ?= runs/demo
 
+CODE := src tests benchmarks docs $(wildcard examples)
 BENCHMARKS := digits ekfac gradients knn_shapley memory
 
 .DEFAULT_GOAL := help
@@ -54,15 +55,15 @@ slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.dev
-	$(BIN)/ruff format --check src tests benchmarks examples docs
-	$(BIN)/ruff check src tests benchmarks examples docs
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 
 format: $(VENV)/.dev
-	$(BIN)/ruff format src tests benchmarks examples docs
-	$(BIN)/ruff check --fix src tests benchmarks examples docs
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py

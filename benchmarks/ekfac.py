@@ -69,7 +69,7 @@ def main(given: Options) -> None:
     agreement = _softmax(given)
     show(
         "softmax regression: agreement with exact damped Gauss-Newton",
-        ("who", "Pearson", "Spearman"),
+        ("data", "who", "Pearson", "Spearman"),
         agreement,
     )
     record(
