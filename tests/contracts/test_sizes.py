@@ -9,8 +9,13 @@ LONGEST_FUNCTION = 50  # lines of its body without docstring; the aim is 40, thi
 BANNED = {"utils", "util", "helpers", "helper", "common", "base", "manager", "handler", "misc"}
 
 # File to reason. A file stands here because splitting it would part what has to be read together.
-LONG_FILES: dict[str, str] = {}
-LONG_FUNCTIONS: dict[str, str] = {}
+LONG_FILES: dict[str, str] = {
+    "src/steelyard/learners/torch.py": "one class that answers every protocol; its parts are in torch_*.py already",
+}
+LONG_FUNCTIONS: dict[str, str] = {
+    "src/steelyard/verify/by_subsets.py:lds": "half of it is the one record that it fills",
+    "src/steelyard/verify/calibration.py:calibration": "half of it is the one record that it fills",
+}
 
 
 def test_files_are_short():
