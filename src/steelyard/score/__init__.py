@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from steelyard.score.baselines import EmbeddingCosine as EmbeddingCosine
     from steelyard.score.baselines import Loss as Loss
     from steelyard.score.baselines import Random as Random
-    from steelyard.score.driver import Method, MethodCard
+    from steelyard.score.driver import best_of as best_of
     from steelyard.score.gradient_products import GradCos as GradCos
     from steelyard.score.gradient_products import GradDot as GradDot
     from steelyard.score.gradient_products import TracIn as TracIn
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from steelyard.score.influence import GaussNewton as GaussNewton
     from steelyard.score.knn_shapley import KNNShapley as KNNShapley
     from steelyard.score.leave_one_out import LeaveOneOut as LeaveOneOut
+    from steelyard.score.method import Method as Method
+    from steelyard.score.method import MethodCard as MethodCard
     from steelyard.score.self_influence import SelfInfluence as SelfInfluence
     from steelyard.score.trak import TRAK as TRAK
 
@@ -51,20 +53,24 @@ METHODS: Mapping[str, str] = {
 }
 """Name on the command line to ``module:Class``."""
 
-_CLASSES = {path.partition(":")[2]: path for path in METHODS.values()}
+_NAMES = {path.partition(":")[2]: path for path in METHODS.values()} | {
+    "Method": "steelyard.score.method:Method",
+    "MethodCard": "steelyard.score.method:MethodCard",
+    "best_of": "steelyard.score.driver:best_of",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _CLASSES:
+    if name not in _NAMES:
         raise AttributeError(
-            f"module 'steelyard.score' has no attribute {name!r}{did_you_mean(name, _CLASSES)}"
+            f"module 'steelyard.score' has no attribute {name!r}{did_you_mean(name, _NAMES)}"
         )
-    module, _, attribute = _CLASSES[name].partition(":")
+    module, _, attribute = _NAMES[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 def __dir__() -> list[str]:
-    return sorted([*_CLASSES, "METHODS", "by_name", "method_class"])
+    return sorted([*_NAMES, "METHODS", "by_name", "method_class"])
 
 
 def method_class(name: str) -> "type[Method]":
@@ -83,15 +89,6 @@ def method_class(name: str) -> "type[Method]":
             fix=f"choose one of {', '.join(METHODS)}; `steelyard methods` describes them.",
         )
     return __getattr__(METHODS[name].partition(":")[2])
-
-
-def card(name: str) -> "MethodCard":
-    """What a method needs, costs and is good for.
-
-    Raises:
-        SettingError: If there is no such method.
-    """
-    return method_class(name).card
 
 
 def by_name(name: str, settings: Mapping[str, str] | None = None) -> "Method":

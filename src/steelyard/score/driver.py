@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +20,12 @@ from steelyard.records import Cost, Provenance, Scores
 from steelyard.records.provenance import versions
 from steelyard.records.top import Extremes, extremes, merge, top_frame
 from steelyard.run import Run, in_memory
+from steelyard.score.method import HoldsQueries as HoldsQueries
+from steelyard.score.method import Method as Method
+from steelyard.score.method import MethodCard as MethodCard
+from steelyard.score.method import PairMethod as PairMethod
+from steelyard.score.method import Predicts as Predicts
+from steelyard.score.method import Resolves as Resolves
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,78 +35,6 @@ _MIN_ROWS = 64
 _KEPT_ROWS = 256
 _KEPT_SHARDS = 32
 _QUERY_BLOCK = _SHARD_BYTES // (4 * _MIN_ROWS)
-
-
-@dataclass(frozen=True)
-class MethodCard:
-    """What ``steelyard methods`` says about a method.
-
-    Attributes:
-        paper: Authors, year and title of the source, short.
-        needs: What it asks of the learner: ``"nothing"``, ``"gradients"``, ``"n + 1 fits"``, …
-        cost: In gradient-equivalents or fits, with n training examples and q queries.
-        good_for: When to reach for it, in one clause.
-    """
-
-    paper: str
-    needs: str
-    cost: str
-    good_for: str
-
-
-@runtime_checkable
-class Method(Protocol):
-    """A scorer: a frozen dataclass whose fields are its settings and whose repr is its provenance."""
-
-    card: ClassVar[MethodCard]
-
-    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example."""
-        ...
-
-
-@runtime_checkable
-class PairMethod(Protocol):
-    """A method that scores slices of training rows against all queries."""
-
-    def unit(self, problem: Problem) -> str:
-        """``"rank"`` for a similarity, else usually ``problem.learner.measurement.unit``."""
-        ...
-
-    def prepare(self, problem: Problem, run: Run) -> Any:
-        """Whatever depends on the model and the queries, once; expensive parts through ``run.keep``."""
-        ...
-
-    def score(self, problem: Problem, state: Any, rows: slice) -> np.ndarray:
-        """``float["row query"]`` Scores of those training rows, positive = training on the row helps."""
-        ...
-
-
-@runtime_checkable
-class Predicts(Protocol):
-    """A method that knows its cost before the work."""
-
-    def predict(self, problem: Problem) -> Cost:
-        """Gradient-equivalents and fits that scoring this problem will take."""
-        ...
-
-
-@runtime_checkable
-class Resolves(Protocol):
-    """A method with settings that depend on the data."""
-
-    def resolved(self, state: Any) -> Mapping[str, Any]:
-        """What every ``"auto"`` became, with the reason, as plain JSON values."""
-        ...
-
-
-@runtime_checkable
-class HoldsQueries(Protocol):
-    """A method whose prepared state grows with the queries."""
-
-    def queries_at_once(self, problem: Problem) -> int:
-        """How many queries fit into its prepared state."""
-        ...
 
 
 @dataclass(frozen=True)
