@@ -39,16 +39,18 @@ class Cost:
         )
 
     def __str__(self) -> str:
-        parts = [f"{self.seconds:.1f} s"]
+        parts: list[str] = []
+        if self.seconds:
+            parts.append(f"{self.seconds:.1f} s")
         if self.gradients:
             parts.append(f"{self.gradients:,.0f} gradient-equivalents")
         if self.fits:
-            parts.append(f"{self.fits} fits")
+            parts.append("1 fit" if self.fits == 1 else f"{self.fits} fits")
         if self.peak_bytes:
             parts.append(f"{self.peak_bytes / 2**20:,.0f} MiB peak")
         if self.disk_bytes:
             parts.append(f"{self.disk_bytes / 2**20:,.1f} MiB on disk")
-        return ", ".join(parts)
+        return ", ".join(parts) or "nothing"
 
 
 @dataclass(frozen=True)

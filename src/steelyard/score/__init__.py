@@ -70,7 +70,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*_NAMES, "METHODS", "by_name", "method_class"])
+    return sorted([*_NAMES, "METHODS", "by_name", "card", "method_class"])
 
 
 def method_class(name: str) -> "type[Method]":
@@ -89,6 +89,19 @@ def method_class(name: str) -> "type[Method]":
             fix=f"choose one of {', '.join(METHODS)}; `steelyard methods` describes them.",
         )
     return __getattr__(METHODS[name].partition(":")[2])
+
+
+def card(name: str) -> "MethodCard":
+    """Paper, needs, cost and purpose of a method by its name on the command line.
+
+    Raises:
+        SettingError: If there is no such method.
+
+    Example:
+        >>> card("random").needs
+        'nothing'
+    """
+    return method_class(name).card
 
 
 def by_name(name: str, settings: Mapping[str, str] | None = None) -> "Method":
