@@ -130,7 +130,7 @@ def test_a_terminal_gets_bars_and_messages(tmp_path, monkeypatch):
             run.note("fell back\x1b[2J to torch.func [red]")
             outer.advance(1)
     text = screen.getvalue()
-    assert "predicted: 0.0 s, 1,000 gradient-equivalents, 2 fits" in text
+    assert "predicted: 1,000 gradient-equivalents, 2 fits" in text
     assert "fell back\N{REPLACEMENT CHARACTER}[2J to torch.func [red]" in text
     assert "\x1b[2J" not in text
     assert "outer [bold]" in text
