@@ -49,7 +49,7 @@ demo: $(VENV)/.demo
 	@echo "$(OUT)/report.html"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
@@ -60,6 +60,7 @@ check: $(VENV)/.dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python -m benchmarks.figures --check
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format $(CODE)
@@ -70,6 +71,7 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev $(if $(PEERS),.venv-peers/.ready)
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(if $(PEERS),--peers); done
+	$(BIN)/python -m benchmarks.figures
 
 .venv-peers/.ready: benchmarks/peers.sh
 	PYTHON=$(PYTHON) bash benchmarks/peers.sh .venv-peers

@@ -205,8 +205,7 @@ class Torch:
                 fix="give recipe=SGD(lr=..., epochs=...) (or Adam, AdamW, your own fit) beside trained=True.",
             )
         layout = self._remember(require_examples(examples))
-        own = examples.weights()
-        rows, kept = present(len(examples), own if weights is None else own * weights)
+        rows, kept = present(examples.weights(), weights)
         if isinstance(self._recipe, Recipe):
             factors = None if kept is None else torch.tensor(kept, dtype=self._dtype, device=self._device)
             course = Course(self._table(examples), self._recipe, rows, factors, seed)
@@ -305,7 +304,8 @@ class Torch:
         """
         from steelyard.gradients.dense import gauss_newton
 
-        rows, kept = present(len(examples), examples.weights() if weights is None else weights)
+        own = examples.weights() if weights is None else np.ones(len(examples))
+        rows, kept = present(own, weights)
         chosen = examples if len(rows) == len(examples) else examples.take(rows)
         return gauss_newton(self, fitted, chosen, kept, decay=self.regularisation(fitted))
 

@@ -132,27 +132,30 @@ def train_by_user(
     return TorchFitted(snapshot(module), seed)
 
 
-def present(count: int, weights: np.ndarray | None) -> tuple[np.ndarray, Float[np.ndarray, " row"] | None]:
+def present(
+    own: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, Float[np.ndarray, " row"] | None]:
     """Positions of the examples that take part, and their weights; None in place of weights that are all 1.
 
     Args:
-        count: Number of examples.
-        weights: ``[example]`` or None.
+        own: ``[example]`` The examples' own weights, ``Examples.weights()``.
+        weights: ``[example]`` Further factors, or None.
 
     Raises:
         ShapeError: If there is not one weight per example.
         DataError: If a weight is NaN or infinite.
     """
-    if weights is None:
-        return np.arange(count), None
-    values = np.asarray(weights, dtype=np.float64)
-    if values.shape != (count,):
-        raise ShapeError(f"{values.shape} weights for {count} examples.", fix="give one weight per example.")
+    values = own if weights is None else np.asarray(weights, dtype=np.float64)
+    if values.shape != own.shape:
+        raise ShapeError(
+            f"{values.shape} weights for {len(own)} examples.", fix="give one weight per example."
+        )
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise DataError(
             f"the weight of row {bad[0]} is {values[bad[0]]}.", fix="give finite weights; 0 is absent."
         )
+    values = values if weights is None else values * own
     rows = np.flatnonzero(values)
     return rows, None if np.all(values[rows] == 1.0) else values[rows]
 
