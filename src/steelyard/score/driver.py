@@ -8,12 +8,13 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
+from steelyard.collect import pace
 from steelyard.errors import NumericsError, SettingError, ShapeError
 from steelyard.problem import Problem
 from steelyard.records import Cost, Provenance, Scores
@@ -59,9 +60,13 @@ def begin(method: object, problem: Problem, run: Run) -> Started:
         SteelyardError: Whatever the learner's checks find.
     """
     notes = problem.learner.check(problem.train, problem.query)
-    predicted = method.predict(problem) if isinstance(method, Predicts) else None
-    if predicted is not None:
-        run.predict(predicted)
+    predicted = None
+    if isinstance(method, Predicts):
+        values = 4 * len(problem.train) * len(problem.query)
+        asked = method.predict(problem)
+        # Shards and the assembled matrix; in memory, the matrix alone.
+        kept = 0 if run.folder is None else 2 * values
+        predicted = pace.predict(problem, run, replace(asked, disk_bytes=kept, peak_bytes=values))
     return Started(run.cost, notes, predicted)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.collect import pace
 from steelyard.collect.designs import random_like
 from steelyard.errors import FitError, SettingError
 from steelyard.maths.power import (
@@ -96,7 +97,7 @@ def by_retraining(
             fix=f"give at least {_FEWEST} random plans; 8 is sensible.",
         )
     most = seeds * ((controls or _CONTROLS) + 2)
-    run.predict(Cost(fits=most))
+    pace.predict(problem, run, Cost(fits=most))
     bench = start(problem, seeds, run)
     count = controls or (_CONTROLS_DETERMINISTIC if bench.deterministic else _CONTROLS)
     names = [stream(problem.seed, "verification", "control", _digest(plan), k) for k in range(count)]

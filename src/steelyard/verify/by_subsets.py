@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from steelyard.collect import pace
 from steelyard.collect.designs import random_subsets
 from steelyard.collect.fits import outcomes
 from steelyard.errors import FitError, SettingError
@@ -82,7 +83,7 @@ def lds(
     scores = aligned(problem, scores, asked="lds")
     masks = random_subsets(problem, subsets, fraction=fraction, name="verification/lds")
     before, notes = run.cost, problem.learner.check(problem.train, problem.query)
-    run.predict(Cost(fits=subsets * seeds))
+    pace.predict(problem, run, Cost(fits=subsets * seeds))
     measured, note = _measure(problem, masks, seeds, run)
     fitted = np.flatnonzero(np.isfinite(measured).all(axis=(1, 2)))
     if len(fitted) < _FEWEST:

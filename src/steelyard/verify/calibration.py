@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from steelyard.collect import pace
 from steelyard.collect.designs import groups_along
 from steelyard.errors import FitError, SettingError
 from steelyard.maths.power import Comparison, minimum_detectable, student
@@ -61,7 +62,7 @@ def calibration(
     run = run or in_memory()
     scores, size = _checked(problem, scores, groups, fraction)
     predicted_fits = seeds * (groups + 1)
-    run.predict(Cost(fits=predicted_fits))
+    pace.predict(problem, run, Cost(fits=predicted_fits))
     bench = start(problem, seeds, run)
     mean = scores.per_example()
     draw = generator(problem.seed, "verification", "calibration", scores.method)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from steelyard.collect import pace
 from steelyard.errors import FitError, SettingError
 from steelyard.maths.power import Comparison, minimum_detectable, one_against_many, student
 from steelyard.problem import Problem
@@ -73,7 +74,7 @@ def removal_curve(
         )
     harm = _harm(problem, scores)
     predicted = seeds * (1 + len(sizes) * (2 + controls))
-    run.predict(Cost(fits=predicted))
+    pace.predict(problem, run, Cost(fits=predicted))
     bench = start(problem, seeds, run)
     draw = generator(problem.seed, "verification", "removal", scores.method)
     total = len(problem.train)
