@@ -9,7 +9,7 @@ shares weights gets correct gradients, and the record names what was slower than
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -112,7 +112,7 @@ class TorchGradients:
         self._dtype = dtype
         self._batch_size = batch_size
         self._coverage: Coverage | None = None
-        self._shapes: dict[str, tuple[int, int]] = {}
+        self._projectors: dict[Projection, dict[str, BlockProjector]] = {}
         self.names = tuple(name for name, p in model.named_parameters() if p.requires_grad)
 
     @property
@@ -238,7 +238,7 @@ class TorchGradients:
         Dense projections of the blocks are added up; two-sided ones stand side by side.
         """
         out: list[Tensor] = []
-        projectors: dict[str, BlockProjector] = {}
+        projectors = self._projectors.setdefault(projection, {})
         for found in self.capture(examples, of):
             parts = [
                 _project(projectors, projection, name, factors) for name, factors in sorted(found.items())
@@ -310,7 +310,7 @@ def scaled(factors: Factors, scale: Tensor) -> Factors:
     grads = factors.grads * scale.to(factors.grads)[:, None, None]
     if isinstance(factors, Lookup):
         return Lookup(factors.index, grads, factors.rows)
-    return Outer(factors.inputs, grads)
+    return replace(factors, grads=grads)
 
 
 def _concatenate(pieces: Sequence[Factors]) -> Factors:
@@ -323,7 +323,7 @@ def _concatenate(pieces: Sequence[Factors]) -> Factors:
     grads = torch.cat([p.grads for p in pieces if not isinstance(p, Rows)])
     if isinstance(first, Lookup):
         return Lookup(torch.cat([p.index for p in pieces if isinstance(p, Lookup)]), grads, first.rows)
-    return Outer(torch.cat([p.inputs for p in pieces if isinstance(p, Outer)]), grads)
+    return replace(first, raw=torch.cat([p.raw for p in pieces if isinstance(p, Outer)]), grads=grads)
 
 
 def _dot(factors: Factors, other: Factors) -> tuple[Tensor, Factors]:

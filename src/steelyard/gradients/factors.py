@@ -9,13 +9,45 @@ Three forms share one vocabulary (``full``, ``dot``, ``project``, …):
 Which way of a dot product is cheaper is decided by :func:`ghost_is_cheaper`, a count of multiplications.
 """
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 _CHUNK_ELEMENTS = 2**24  # of any one temporary: 64 MiB in float32
+
+
+@dataclass(frozen=True)
+class Patches:
+    """How a convolution cuts its input into patches, so that it can be written as a linear layer.
+
+    Attributes:
+        kernel: Height and width.
+        stride: Of the patches.
+        dilation: Within a patch.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+
+    def cut(
+        self, images: Float[Tensor, "example channel height width"]
+    ) -> Float[Tensor, "example position in"]:
+        """The patches themselves: as many times the input as a patch has pixels."""
+        columns = F.unfold(images, self.kernel, dilation=self.dilation, stride=self.stride)
+        return columns.transpose(1, 2)
+
+    def project(
+        self, images: Float[Tensor, "example channel height width"], right: Float[Tensor, "in feature"]
+    ) -> Float[Tensor, "example position feature"]:
+        """Projected patches, by a convolution with the projection as its kernels: no patch is ever formed."""
+        kernels = right.T.reshape(right.shape[1], images.shape[1], *self.kernel)
+        found = F.conv2d(images, kernels, stride=self.stride, dilation=self.dilation)
+        return found.flatten(2).transpose(1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,30 +55,58 @@ class Outer:
     """``G_i = sum_t g_it a_it^T``.
 
     Attributes:
-        inputs: Layer inputs; the last column is ones where the layer has a bias.
+        raw: What the layer reads: ``[example position in]``, or padded images where there are ``patches``.
         grads: Gradients with respect to the layer's outputs.
+        bias: Whether a column of ones belongs to the inputs; it is not stored.
+        patches: How a convolution cuts ``raw``; None for a linear layer.
     """
 
-    inputs: Float[Tensor, "example position in"]
+    raw: Tensor
     grads: Float[Tensor, "example position out"]
+    bias: bool = False
+    patches: Patches | None = None
+
+    @functools.cached_property
+    def inputs(self) -> Float[Tensor, "example position in"]:
+        """Layer inputs, patches cut and the column of ones last."""
+        inputs = self.raw if self.patches is None else self.patches.cut(self.raw)
+        return F.pad(inputs, (0, 1), value=1.0) if self.bias else inputs
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the gradient matrix."""
-        return self.grads.shape[2], self.inputs.shape[2]
+        width = self.raw.shape[2]
+        if self.patches is not None:
+            width = self.raw.shape[1] * self.patches.kernel[0] * self.patches.kernel[1]
+        return self.grads.shape[2], width + self.bias
 
     def __len__(self) -> int:
         return len(self.grads)
 
     def full(self) -> Float[Tensor, "example out in"]:
         """The gradient matrices themselves."""
-        if self.inputs.shape[1] == 1:
+        if self.grads.shape[1] == 1:
             return self.grads[:, 0, :, None] * self.inputs[:, 0, None, :]
         return self.grads.transpose(1, 2) @ self.inputs
 
+    def input_products(self, other: "Outer") -> Float[Tensor, "row other"]:
+        """Dot products of all inputs with all inputs of another, positions flattened."""
+        if self.patches is not None or other.patches is not None or self.bias != other.bias:
+            return self.inputs.flatten(0, 1) @ other.inputs.flatten(0, 1).T
+        products = self.raw.flatten(0, 1) @ other.raw.flatten(0, 1).T
+        return products.add_(1.0) if self.bias else products
+
+    def projected_inputs(
+        self, right: Float[Tensor, "in feature"]
+    ) -> Float[Tensor, "example position feature"]:
+        """Inputs times a matrix; neither ones nor patches are formed."""
+        weights = right[:-1] if self.bias else right
+        found = self.raw @ weights if self.patches is None else self.patches.project(self.raw, weights)
+        return found + right[-1] if self.bias else found
+
     def slice(self, start: int, stop: int) -> "Outer":
         """The factors of a range of examples."""
-        return Outer(self.inputs[start:stop], self.grads[start:stop])
+        return replace(self, raw=self.raw[start:stop], grads=self.grads[start:stop])
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +216,7 @@ def _ghost_piece(first: "Outer | Lookup", second: "Outer | Lookup") -> Tensor:
         same = first.index.reshape(-1, 1) == second.index.reshape(1, -1)
         products = products.masked_fill_(~same, 0.0)
     elif isinstance(first, Outer) and isinstance(second, Outer):
-        products = products.mul_(first.inputs.flatten(0, 1) @ second.inputs.flatten(0, 1).T)
+        products = products.mul_(first.input_products(second))
     else:
         raise TypeError("gradients of different blocks have no dot product")
     if t1 == t2 == 1:
@@ -192,8 +252,9 @@ def squared_norms(factors: Factors) -> Float[Tensor, " example"]:
     if isinstance(factors, Rows):
         return factors.values.square().sum(1)
     positions, (rows, columns) = factors.grads.shape[1], factors.shape
-    if isinstance(factors, Outer) and positions == 1:
-        return factors.inputs[:, 0].square().sum(1) * factors.grads[:, 0].square().sum(1)
+    if isinstance(factors, Outer) and positions == 1 and factors.patches is None:
+        sizes = torch.linalg.vecdot(factors.raw[:, 0], factors.raw[:, 0]) + float(factors.bias)
+        return sizes * factors.grads[:, 0].square().sum(1)
     if isinstance(factors, Outer) and positions * (rows + columns) >= rows * columns:
         return torch.cat([flat(part).square().sum(1) for part in _pieces(factors)])
     gram = factors.grads @ factors.grads.transpose(1, 2)

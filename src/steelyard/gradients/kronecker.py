@@ -65,7 +65,9 @@ class EigenBlock:
         """Gradients in the eigenbasis."""
         if isinstance(factors, Outer):
             grads = factors.grads if self.left is None else factors.grads @ self.left.to(factors.grads)
-            inputs = factors.inputs if self.right is None else factors.inputs @ self.right.to(factors.inputs)
+            inputs = (
+                factors.inputs if self.right is None else factors.projected_inputs(self.right.to(factors.raw))
+            )
             return Outer(inputs, grads).full()
         if isinstance(factors, Lookup):
             grads = factors.grads if self.right is None else factors.grads @ self.right.to(factors.grads)
@@ -265,12 +267,13 @@ def fit_eigenvalues(captured: Captured, bases: Mapping[str, np.ndarray]) -> dict
 
 
 def _squares(block: EigenBlock, factors: Factors, weights: Tensor | None) -> Tensor:
-    if isinstance(factors, Outer) and factors.inputs.shape[1] == 1:
+    if isinstance(factors, Outer) and factors.grads.shape[1] == 1:
         grads = (
             factors.grads[:, 0] if block.left is None else factors.grads[:, 0] @ block.left.to(factors.grads)
         )
-        inputs = factors.inputs[:, 0]
-        inputs = (inputs if block.right is None else inputs @ block.right.to(inputs)).square()
+        right = block.right
+        inputs = factors.inputs if right is None else factors.projected_inputs(right.to(factors.raw))
+        inputs = inputs[:, 0].square()
         return grads.square().T @ (inputs if weights is None else inputs * weights.to(inputs)[:, None])
     step = max(1, _CHUNK_ELEMENTS // max(1, block.values.numel()))
     total = torch.zeros(block.values.shape, dtype=torch.float64)

@@ -38,12 +38,12 @@ class BlockProjector:
             inputs = _rows_of(self.left, factors)
             return torch.bmm(inputs.transpose(1, 2), factors.grads @ self.right).flatten(1)
         if self.left is None:
-            return torch.bmm(factors.grads.transpose(1, 2), factors.inputs @ self.right).flatten(1)
+            return torch.bmm(factors.grads.transpose(1, 2), factors.projected_inputs(self.right)).flatten(1)
         return _two_sided(factors, self.left, self.right)
 
 
 def _two_sided(factors: Outer, left: Tensor, right: Tensor) -> Tensor:
-    grads, inputs = factors.grads @ left, factors.inputs @ right
+    grads, inputs = factors.grads @ left, factors.projected_inputs(right)
     if grads.shape[1] == 1:
         return (grads[:, 0, :, None] * inputs[:, 0, None, :]).flatten(1)
     return torch.bmm(grads.transpose(1, 2), inputs).flatten(1)

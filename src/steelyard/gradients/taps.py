@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steelyard.gradients.factors import Factors, Lookup, Outer, Rows, join_positions
+from steelyard.gradients.factors import Factors, Lookup, Outer, Patches, Rows, join_positions
 
 # Layers whose own forward is known. A subclass with another forward is not tapped: it falls back.
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
@@ -247,16 +247,14 @@ def _factors(module: nn.Module, block: Block, call: _Call, examples: int) -> Fac
     if isinstance(module, _NORMS):
         return _norm(module, block, inputs, grads)
     if isinstance(module, _CONVOLUTIONS):
-        inputs = _unfold(module, inputs)
-        grads = grads.flatten(2).transpose(1, 2)
+        images, patches = _images(module, inputs)
+        factors = Outer(images, grads.flatten(2).transpose(1, 2), block.bias is not None, patches)
     else:
-        inputs = inputs.reshape(examples, -1, inputs.shape[-1])
-        grads = grads.reshape(examples, -1, grads.shape[-1])
-    if block.weight is None:
-        inputs = inputs[..., :0]
-    if block.bias is not None:
-        inputs = F.pad(inputs, (0, 1), value=1.0)
-    return Outer(inputs, grads)
+        raw = inputs.reshape(examples, -1, inputs.shape[-1])
+        factors = Outer(raw, grads.reshape(examples, -1, grads.shape[-1]), block.bias is not None)
+    if block.weight is None:  # the bias alone: its input is the one
+        return Outer(factors.grads.new_ones(*factors.grads.shape[:2], 1), factors.grads)
+    return factors
 
 
 def _embedding(module: nn.Embedding, index: Tensor, grads: Tensor, examples: int) -> Lookup:
@@ -267,19 +265,20 @@ def _embedding(module: nn.Embedding, index: Tensor, grads: Tensor, examples: int
     return Lookup(index, grads, module.num_embeddings)
 
 
-def _unfold(module: nn.Module, inputs: Tensor) -> Tensor:
+def _images(module: nn.Module, inputs: Tensor) -> tuple[Tensor, Patches]:
     if isinstance(module, nn.Conv1d):
-        kernel, stride = (1, *module.kernel_size), (1, *module.stride)
-        dilation, inputs = (1, *module.dilation), inputs.unsqueeze(2)
+        inputs = inputs.unsqueeze(2)
+        patches = Patches((1, module.kernel_size[0]), (1, module.stride[0]), (1, module.dilation[0]))
     elif isinstance(module, nn.Conv2d):
-        kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
+        patches = Patches(
+            (module.kernel_size[0], module.kernel_size[1]),
+            (module.stride[0], module.stride[1]),
+            (module.dilation[0], module.dilation[1]),
+        )
     else:
         raise TypeError(f"{type(module).__name__} is not a convolution")
     padding = list(module._reversed_padding_repeated_twice)
-    if any(padding):
-        inputs = F.pad(inputs, padding)
-    columns = F.unfold(inputs, kernel, dilation=dilation, stride=stride)
-    return columns.transpose(1, 2)
+    return (F.pad(inputs, padding) if any(padding) else inputs), patches
 
 
 def _norm(module: nn.Module, block: Block, inputs: Tensor, grads: Tensor) -> Rows:
