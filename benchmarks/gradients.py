@@ -156,7 +156,7 @@ def _collect(name: str, make: Callable, given: Options) -> tuple[str, int, float
     """Cost of features of one network, in bare passes over the same batches; both are timed in turn."""
     import torch
 
-    count = 2 * _BATCH if given.reduced else 8 * _BATCH
+    count = 2 * _BATCH if given.reduced else 4 * _BATCH
     net, (inputs, labels) = make(torch.Generator().manual_seed(0), count)
     learner = sy.learners.Torch(net, loss=sy.learners.Loss(_summed_loss), trained=True)
     examples = sy.read((inputs, labels))

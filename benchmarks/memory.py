@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Options, options, record, show
-from benchmarks.runners.exchange import peak_bytes
+from benchmarks.runners.exchange import forget_peak, peak_bytes
 
 _SIZES = (2000, 8000, 32_000)
 _QUERIES = 20
@@ -90,6 +90,7 @@ def _inside(folder: Path, method: str, count: int, threads: int) -> None:
     warm = sy.Problem(learner, train=query, query=query)
     sy.score.by_name(method)(warm)
     problem = sy.Problem(learner, train=sy.read(folder / f"{count}.npz", label="label"), query=query)
+    forget_peak()
     before = peak_bytes()
     with sy.open_run(folder / f"{method}-{count}", {}, show="quiet") as kept:
         sy.score.by_name(method)(problem, kept)

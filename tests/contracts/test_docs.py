@@ -56,6 +56,12 @@ def test_pages_made_from_code_are_current(generate):
     assert generate.stale() == [], "run `make docs`"
 
 
+def test_the_page_of_figures_shows_the_recorded_results():
+    from benchmarks.figures import PAGE, page
+
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `python -m benchmarks.figures`"
+
+
 def test_every_method_command_and_check_has_its_section(generate):
     sections = {page: _anchors(ROOT / "docs" / page) for page in ("methods.md", "commands.md", "checks.md")}
     assert sections["methods.md"] >= set(sy.score.METHODS)

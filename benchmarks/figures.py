@@ -1,0 +1,146 @@
+"""Writes the figures of ``benchmarks/README.md`` from ``results/*.json``, so that none is copied by hand.
+
+python -m benchmarks.figures            write them
+python -m benchmarks.figures --check    fail if the page shows other figures than the results
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.measure import HERE, RESULTS
+
+PAGE = HERE / "README.md"
+_START, _END = "<!-- figures: made by benchmarks/figures.py -->", "<!-- end of figures -->"
+
+
+def page() -> str:
+    """The page with the figures of the results that are there."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(_START)
+    _, _, after = rest.partition(_END)
+    return f"{before}{_START}\n\n{sections()}\n{_END}{after}"
+
+
+def sections() -> str:
+    """One section per benchmark."""
+    parts = []
+    for name, write in _SECTIONS.items():
+        path = RESULTS / f"{name}.json"
+        if not path.exists():
+            continue
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        machine = facts["machine"]
+        head = (
+            f"`{facts['command']}` · {facts['date']} · {machine['processor']}, {machine['cores']} cores, "
+            f"{facts['threads']} threads, no accelerator · Python {machine['python']}, "
+            + ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+            + f" · median of {facts['repeats']}"
+        )
+        parts.append("\n".join([f"### {name}", "", head, "", *write(facts["results"])]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _digits(found: Mapping[str, Any]) -> list[str]:
+    return _table(("what", "value"), list(found.items()))
+
+
+def _ekfac(found: Mapping[str, Any]) -> list[str]:
+    floor = found["floor_seconds"]
+    rows = [(r["who"], r["method"], r["lds"], r["seconds"], r["seconds"] / floor) for r in found["lds"]]
+    agreement = [(r["data"], r["who"], r["pearson"], r["spearman"]) for r in found["softmax"]]
+    return [
+        f"LDS of the query loss on digits; seeds among themselves reach {found['ceiling']:.2f}.",
+        "Seconds from the trained model to the scores; the floor is one bare forward and backward pass, "
+        f"{floor * 1000:.1f} ms.",
+        "",
+        *_table(("who", "method", "LDS", "seconds", "× floor"), rows),
+        "",
+        "Agreement of EK-FAC with exact damped Gauss-Newton influence on softmax regression, same damping for all:",
+        "",
+        *_table(("data", "who", "Pearson", "Spearman"), agreement),
+    ]
+
+
+def _gradients(found: Mapping[str, Any]) -> list[str]:
+    ours = found["grad_dot"][0]["seconds"]
+    rows = [
+        (r["who"], r["method"], r["seconds"], r["seconds"] / ours, r["megabytes"], r["difference"])
+        for r in found["grad_dot"]
+    ]
+    collected = [
+        (r["model"], r["parameters"], r["bare_ms"], r["two_sided"], r["dense"], r["factors"])
+        for r in found["collection"]
+    ]
+    return [
+        "grad-dot, perceptron 784-128-64-10, 1,000 × 100; the two matrix products per layer alone take "
+        f"{found['floor_seconds'] * 1000:.1f} ms:",
+        "",
+        *_table(("who", "method", "seconds", "× ours", "peak MB", "largest relative difference"), rows),
+        "",
+        "Collecting projected gradients, as a multiple of one bare forward and backward pass of the same batches:",
+        "",
+        *_table(("model", "parameters", "bare pass, ms", "two-sided", "dense", "factors alone"), collected),
+    ]
+
+
+def _knn_shapley(found: Mapping[str, Any]) -> list[str]:
+    ours = found["pairs"][0]["seconds"]
+    rows = [
+        (r["who"].partition(" (")[0], r["microseconds_per_pair"], r["seconds"] / ours, r["apart"])
+        for r in found["pairs"]
+    ]
+    large = found["large"]
+    peak, matrix = (large[name] / 2**20 for name in ("peak_bytes", "score_matrix_bytes"))
+    return [
+        *_table(("who", "µs per pair", "× ours", "largest difference"), rows),
+        "",
+        f"{large['train']:,} × {large['query']:,} takes {large['seconds']:.1f} s and {peak:,.0f} MB at its peak, of "
+        f"which {matrix:,.0f} MB are the scores.",
+    ]
+
+
+def _memory(found: Mapping[str, Any]) -> list[str]:
+    rows = [tuple(row.values()) for row in found["rows"]]
+    return _table(("method", "training examples", "working MB", "score matrix MB", "data MB"), rows)
+
+
+_SECTIONS = {
+    "digits": _digits,
+    "ekfac": _ekfac,
+    "gradients": _gradients,
+    "knn_shapley": _knn_shapley,
+    "memory": _memory,
+}
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return str(value).replace("|", "\\|")
+
+
+def main() -> int:
+    """Write the page, or say that it is stale."""
+    wanted = page()
+    if "--check" in sys.argv[1:]:
+        if PAGE.read_text(encoding="utf-8") == wanted:
+            return 0
+        print(
+            "benchmarks/README.md shows other figures than benchmarks/results; run python -m benchmarks.figures."
+        )
+        return 1
+    PAGE.write_text(wanted, encoding="utf-8")
+    print(PAGE.relative_to(HERE.parent))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
