@@ -97,6 +97,15 @@ def gradients_at(problem: Problem, model: Any, run: Run) -> Fitted:
     return Fitted(model, cast(Gradients, gradients), run)
 
 
+_QUERY_SIDE_NUMBERS = 2**28  # 1 GiB in float32
+
+
+def queries_within_memory(problem: Problem) -> int:
+    """How many queries' full gradients fit into about 1 GiB; all of them where the learner does not say its size."""
+    parameters = problem.learner.settings().get("parameters")
+    return max(1, _QUERY_SIDE_NUMBERS // int(parameters)) if parameters else len(problem.query)
+
+
 def present_examples(problem: Problem) -> Examples:
     """The training examples whose weight is not 0: those that the training objective is a mean over."""
     rows = np.flatnonzero(problem.train.weights())

@@ -12,6 +12,7 @@ from steelyard.collect.gradients import (
     gradients_at,
     open_gradients,
     present_examples,
+    queries_within_memory,
     training_products,
 )
 from steelyard.problem import HasCheckpoints, HasGradients, Problem, require
@@ -63,6 +64,10 @@ class GradDot:
         """One gradient per example and query."""
         return Cost(gradients=len(problem.train) + len(problem.query))
 
+    def queries_at_once(self, problem: Problem) -> int:
+        """As many as keep the query side near 1 GiB."""
+        return queries_within_memory(problem)
+
     def prepare(self, problem: Problem, run: Run) -> Sided:
         """Query gradients at the explained model."""
         fitted = open_gradients(problem, run, method="GradDot", instead=_INSTEAD)
@@ -99,6 +104,10 @@ class GradCos:
     def predict(self, problem: Problem) -> Cost:
         """Training gradients are formed twice: once for products, once for lengths."""
         return Cost(gradients=2 * len(problem.train) + len(problem.query))
+
+    def queries_at_once(self, problem: Problem) -> int:
+        """As many as keep the query side near 1 GiB."""
+        return queries_within_memory(problem)
 
     def prepare(self, problem: Problem, run: Run) -> Sided:
         """Query gradients of length one."""
@@ -155,6 +164,10 @@ class TracIn:
     def unit(self, problem: Problem) -> str:
         """The measurement's."""
         return problem.learner.measurement.unit
+
+    def queries_at_once(self, problem: Problem) -> int:
+        """As many as keep the query side near 1 GiB."""
+        return queries_within_memory(problem)
 
     def prepare(self, problem: Problem, run: Run) -> Trajectory:
         """Query gradients at every checkpoint.

@@ -21,6 +21,7 @@ from steelyard.collect.gradients import (
     exact_curvature,
     open_gradients,
     present_examples,
+    queries_within_memory,
     training_products,
 )
 from steelyard.errors import NumericsError, SettingError
@@ -81,6 +82,10 @@ class GaussNewton:
     def predict(self, problem: Problem) -> Cost:
         """Curvature and both sides."""
         return Cost(gradients=2 * len(problem.train) + len(problem.query))
+
+    def queries_at_once(self, problem: Problem) -> int:
+        """As many as keep the query side near 1 GiB."""
+        return queries_within_memory(problem)
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Inverse curvature times query gradients, by Cholesky.
@@ -177,6 +182,10 @@ class KFAC:
         """One pass for the factors, one for the scores."""
         return Cost(gradients=2 * len(problem.train) + len(problem.query))
 
+    def queries_at_once(self, problem: Problem) -> int:
+        """As many as keep the query side near 1 GiB."""
+        return queries_within_memory(problem)
+
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Factors, and the query side with their inverse applied."""
         return _precondition(problem, run, "kfac", fisher=self.fisher, damping=self.damping)
@@ -224,6 +233,10 @@ class EKFAC:
     def predict(self, problem: Problem) -> Cost:
         """Two passes for the factors, one for the scores."""
         return Cost(gradients=3 * len(problem.train) + len(problem.query))
+
+    def queries_at_once(self, problem: Problem) -> int:
+        """As many as keep the query side near 1 GiB."""
+        return queries_within_memory(problem)
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Factors, corrected eigenvalues, and the query side with their inverse applied."""
