@@ -183,7 +183,8 @@ def convex() -> tuple[Problem, np.ndarray]:
 def test_positive_means_that_removal_hurts(name: str, convex: tuple[Problem, np.ndarray]) -> None:
     """Scores agree in sign and order with real removals."""
     p, truth = convex
-    found = scores(name, p).values
+    # This network is at its optimum, which the default does not take for granted.
+    found = score.by_name(name, {"damping": "0"} if name == "gauss_newton" else {})(p).values
     # The objective is a mean plus a penalty: any removal gives the penalty the same slightly larger share, which
     # moves a query by the same amount whichever example goes.
     found, truth = found - found.mean(0), truth - truth.mean(0)

@@ -17,6 +17,7 @@ from scipy.linalg.lapack import dpocon  # pyright: ignore[reportAttributeAccessI
 
 from steelyard.collect.gradients import (
     Fitted,
+    Widening,
     dense_gradients,
     exact_curvature,
     open_gradients,
@@ -58,9 +59,10 @@ class GaussNewton:
     networks.
 
     Args:
-        damping: Added to every eigenvalue of the *mean* curvature. ``"auto"``: none if the matrix is well
-            conditioned (reciprocal condition number above 1e-8, as with a penalty), else a tenth of its mean
-            eigenvalue.
+        damping: Added to every eigenvalue of the *mean* curvature. ``"auto"``: none for linear models in closed
+            form whose curvature is well conditioned (reciprocal condition number above 1e-8, as with a
+            penalty); else a tenth of the mean eigenvalue, because a network is rarely trained to its optimum,
+            where alone undamped influence means something.
     """
 
     damping: float | int | Literal["auto"] = "auto"
@@ -98,7 +100,9 @@ class GaussNewton:
         queries = dense_gradients(fitted, problem.query, "measurement")
         run.spend(gradients=len(problem.query))
         sign = 1.0 if problem.learner.measurement.lower_is_better else -1.0
-        factor, damping, reason = factorise(hessian, self.damping, len(present_examples(problem)))
+        optimal = not isinstance(fitted.gradients, Widening)
+        count = len(present_examples(problem))
+        factor, damping, reason = factorise(hessian, self.damping, count, optimal=optimal)
         solved = scipy.linalg.cho_solve(factor, sign * queries.T, check_finite=False).T
         return Preconditioned(fitted, solved, {"damping": damping, "damping_reason": reason})
 
@@ -114,26 +118,29 @@ class GaussNewton:
 
 
 def factorise(
-    hessian: Float[np.ndarray, "param param"], damping: float | int | str, examples: int
+    hessian: Float[np.ndarray, "param param"], damping: float | int | str, examples: int, *, optimal: bool
 ) -> tuple[tuple[np.ndarray, bool], float, str]:
     """Cholesky factor of ``hessian + examples * damping * I``, the damping that was used, and why.
+
+    Args:
+        hessian: Curvature of the summed objective.
+        damping: ``"auto"`` or a number, for the mean curvature.
+        examples: How many the objective is a mean over.
+        optimal: Whether the model is at the optimum of its objective, as closed forms are.
 
     Raises:
         SettingError: If the damping is negative or an unknown word.
         NumericsError: If the matrix is not positive definite.
     """
     if damping == "auto":
-        # Sum of absolute values: the 1-norm that the condition estimate needs.
-        norm = float(np.abs(hessian).sum(axis=0).max())
-        try:
-            factor = scipy.linalg.cho_factor(hessian, lower=True, check_finite=False)
-            reciprocal, _ = dpocon(factor[0], norm, uplo="L")
-        except np.linalg.LinAlgError:
-            reciprocal, factor = 0.0, (hessian, True)
-        if reciprocal > _WELL_CONDITIONED:
-            return factor, 0.0, f"well conditioned (reciprocal condition number {reciprocal:.1e})"
         value = 0.1 * float(np.trace(hessian)) / len(hessian) / examples
-        reason = f"0.1 x mean eigenvalue, because the curvature is ill conditioned ({reciprocal:.1e})"
+        reason = "0.1 x mean eigenvalue, because a network is rarely at its optimum"
+        if optimal:
+            reciprocal = _reciprocal_condition(hessian)
+            if reciprocal > _WELL_CONDITIONED:
+                value, reason = 0.0, f"well conditioned (reciprocal condition number {reciprocal:.1e})"
+            else:
+                reason = f"0.1 x mean eigenvalue, because the curvature is ill conditioned ({reciprocal:.1e})"
     elif isinstance(damping, str) or damping < 0:
         raise SettingError(f"damping={damping!r}", fix='give "auto" or a number that is not negative.')
     else:
@@ -146,6 +153,15 @@ def factorise(
             f"the curvature with damping {value:g} is not positive definite.",
             fix='use damping="auto" or a larger number.',
         ) from error
+
+
+def _reciprocal_condition(matrix: Float[np.ndarray, "param param"]) -> float:
+    """Estimate in the 1-norm; 0 where there is no Cholesky factor."""
+    try:
+        factor = scipy.linalg.cho_factor(matrix, lower=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        return 0.0
+    return float(dpocon(factor[0], float(np.abs(matrix).sum(axis=0).max()), uplo="L")[0])
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,9 @@ class SelfInfluence:
             return Curved(fitted, None, None, {"curvature": curvature})
         if curvature == "exact":
             hessian = exact_curvature(problem, fitted, run, method="SelfInfluence")
-            factor, damping, reason = factorise(hessian, self.damping, len(present_examples(problem)))
+            factor, damping, reason = factorise(
+                hessian, self.damping, len(present_examples(problem)), optimal=not network
+            )
             resolved = {"curvature": curvature, "damping": damping, "damping_reason": reason}
             return Curved(fitted, None, factor[0], resolved)
         # Imported here: linear models have gradients too, without torch.
