@@ -8,6 +8,7 @@ from dattri.algorithm import IFAttributorEKFAC, KNNShapleyAttributor, TracInAttr
 from dattri.task import AttributionTask
 from exchange import Job, serve
 from network import loader, network
+from torch.utils.data import DataLoader
 
 
 def compute(job: Job) -> Callable[[], np.ndarray]:
@@ -20,7 +21,7 @@ def compute(job: Job) -> Callable[[], np.ndarray]:
     net = network(job)
     states = [network(job, number).state_dict() for number in range(len(job.states))]
     if job.method == "ekfac":
-        return _ekfac(job, AttributionTask(_batch_loss(net), net, states[0]), train, query)
+        return _ekfac(job, train, query)
     if job.method == "trak":
         return _trak(job, AttributionTask(_log_odds(net), net, states), net)
     return _tracin(job, AttributionTask(_example_loss(net), net, states))
@@ -53,8 +54,11 @@ def _log_odds(net: torch.nn.Module) -> Callable:
     return output
 
 
-def _ekfac(job: Job, task: AttributionTask, train, query) -> Callable[[], np.ndarray]:
+def _ekfac(job: Job, train: DataLoader, query: DataLoader) -> Callable[[], np.ndarray]:
     def work() -> np.ndarray:
+        # A new task each time: a second `cache` on the same one fails, because parameters no longer require gradients.
+        net = network(job)
+        task = AttributionTask(_batch_loss(net), net, net.state_dict())
         attributor = IFAttributorEKFAC(task, damping=job.settings["damping"])
         attributor.cache(train)
         with torch.no_grad():
