@@ -236,7 +236,7 @@ def full_dot(factors: Factors, others: Float[Tensor, "second param"]) -> Float[T
 
 def _lookup_dot(factors: Lookup, others: Tensor) -> Tensor:
     # Gathers the rows that occur instead of forming a dense gradient that is mostly zeros.
-    table = others.view(len(others), *factors.shape)
+    table = others.unflatten(1, factors.shape)
     out = factors.grads.new_zeros(len(factors), len(others))
     positions, width = factors.grads.shape[1:]
     step = max(1, _CHUNK_ELEMENTS // max(1, len(others) * positions * width))

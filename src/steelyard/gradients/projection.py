@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steelyard.gradients.factors import Factors, Lookup, Outer, Rows, flat
+from steelyard.gradients.factors import Factors, Lookup, Outer, Rows, full_dot
 from steelyard.gradients.signs import Projection, rademacher, sides
 
 
@@ -33,7 +33,7 @@ class BlockProjector:
     def __call__(self, factors: Factors) -> Float[Tensor, "example feature"]:
         """Projected gradients."""
         if self.dense or isinstance(factors, Rows):
-            return flat(factors) @ self.right
+            return full_dot(factors, self.right.T)  # forms full gradients in pieces, never all of a batch
         if isinstance(factors, Lookup):
             inputs = _rows_of(self.left, factors)
             return torch.bmm(inputs.transpose(1, 2), factors.grads @ self.right).flatten(1)
