@@ -56,6 +56,8 @@ def _ekfac(found: Mapping[str, Any]) -> list[str]:
         "",
         *_table(("who", "method", "LDS", "seconds", "× floor"), rows),
         "",
+        found["ahead"],
+        "",
         "Agreement of EK-FAC with exact damped Gauss-Newton influence on softmax regression, same damping for all:",
         "",
         *_table(("data", "who", "Pearson", "Spearman"), agreement),

@@ -40,6 +40,7 @@ def compute(job: Job) -> Callable[[], np.ndarray]:
     size = job.settings.get("batch", 250)
 
     def work() -> np.ndarray:
+        torch.manual_seed(job.settings.get("seed", 0))  # of the labels that it draws for the Fisher
         folder = tempfile.mkdtemp()
         analyzer = Analyzer("job", model, task, cpu=True, output_dir=folder, disable_tqdm=True)
         if job.method != "identity":
