@@ -37,16 +37,18 @@ class BlockProjector:
         if isinstance(factors, Lookup):
             inputs = _rows_of(self.left, factors)
             return torch.bmm(inputs.transpose(1, 2), factors.grads @ self.right).flatten(1)
-        if self.left is None:
-            return torch.bmm(factors.grads.transpose(1, 2), factors.projected_inputs(self.right)).flatten(1)
         return _two_sided(factors, self.left, self.right)
 
 
-def _two_sided(factors: Outer, left: Tensor, right: Tensor) -> Tensor:
-    grads, inputs = factors.grads @ left, factors.projected_inputs(right)
-    if grads.shape[1] == 1:
-        return (grads[:, 0, :, None] * inputs[:, 0, None, :]).flatten(1)
-    return torch.bmm(grads.transpose(1, 2), inputs).flatten(1)
+def _two_sided(factors: Outer, left: Tensor | None, right: Tensor) -> Tensor:
+    if factors.grads.shape[1] == 1 and factors.patches is None:
+        # One position: plain matrices and an outer product, which small networks notice.
+        grads, inputs = factors.grads[:, 0], factors.raw[:, 0]
+        grads = grads if left is None else grads @ left
+        inputs = torch.addmm(right[-1], inputs, right[:-1]) if factors.bias else inputs @ right
+        return (grads[:, :, None] * inputs[:, None, :]).flatten(1)
+    grads = factors.grads if left is None else factors.grads @ left
+    return torch.bmm(grads.transpose(1, 2), factors.projected_inputs(right)).flatten(1)
 
 
 def _rows_of(left: Tensor | None, factors: Lookup) -> Tensor:
