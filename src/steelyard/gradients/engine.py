@@ -237,16 +237,31 @@ class TorchGradients:
 
         Dense projections of the blocks are added up; two-sided ones stand side by side.
         """
-        out: list[Tensor] = []
-        projectors = self._projectors.setdefault(projection, {})
+        out = torch.empty(0)
+        done = 0
         for found in self.capture(examples, of):
-            parts = [
-                _project(projectors, projection, name, factors) for name, factors in sorted(found.items())
-            ]
-            out.append(
-                (torch.stack(parts).sum(0) if projection.kind == "dense" else torch.cat(parts, 1)).cpu()
-            )
-        return torch.cat(out).numpy()
+            parts = [(self._projector(projection, name, found[name]), found[name]) for name in sorted(found)]
+            dense = projection.kind == "dense"
+            if not done:
+                width = parts[0][0].width if dense else sum(projector.width for projector, _ in parts)
+                out = torch.empty(len(examples), width, dtype=_dtype(parts[0][1]))
+            rows = out[done : done + _count(found)]
+            done += len(rows)
+            if dense:
+                rows.copy_(torch.stack([projector(factors) for projector, factors in parts]).sum(0))
+                continue
+            column = 0
+            for projector, factors in parts:
+                projector.write(factors, rows[:, column : column + projector.width])
+                column += projector.width
+        return out.numpy()
+
+    def _projector(self, projection: Projection, name: str, factors: Factors) -> BlockProjector:
+        known = self._projectors.setdefault(projection, {})
+        if name not in known:
+            like = factors.values if isinstance(factors, Rows) else factors.grads
+            known[name] = block_projector(projection, factors.shape, name=name, like=like)
+        return known[name]
 
     def dense(self, examples: Examples, of: Of = "loss") -> Float[np.ndarray, "example param"]:
         """Full gradients, parameters in the order of ``names``, each flattened row-major.
@@ -336,10 +351,5 @@ def _dot(factors: Factors, other: Factors) -> tuple[Tensor, Factors]:
     return full_dot(factors, other.values), other
 
 
-def _project(
-    projectors: dict[str, BlockProjector], projection: Projection, name: str, factors: Factors
-) -> Tensor:
-    if name not in projectors:
-        like = factors.values if isinstance(factors, Rows) else factors.grads
-        projectors[name] = block_projector(projection, factors.shape, name=name, like=like)
-    return projectors[name](factors)
+def _dtype(factors: Factors) -> torch.dtype:
+    return factors.values.dtype if isinstance(factors, Rows) else factors.grads.dtype

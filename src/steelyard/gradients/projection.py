@@ -19,16 +19,18 @@ class BlockProjector:
         left: ``[rows, kept_rows]`` or None where all rows are kept.
         right: ``[columns, kept_columns]``, or ``[rows * columns, dimension]`` for a dense projection.
         dense: Whether ``right`` acts on the flattened gradient.
+        kept_rows: Rows that are left of the gradient matrix; 1 for a dense projection.
     """
 
     left: Tensor | None
     right: Tensor
     dense: bool
+    kept_rows: int = 1
 
     @property
     def width(self) -> int:
         """Numbers per example."""
-        return self.right.shape[1] * (1 if self.dense or self.left is None else self.left.shape[1])
+        return self.right.shape[1] * self.kept_rows
 
     def __call__(self, factors: Factors) -> Float[Tensor, "example feature"]:
         """Projected gradients."""
@@ -37,18 +39,33 @@ class BlockProjector:
         if isinstance(factors, Lookup):
             inputs = _rows_of(self.left, factors)
             return torch.bmm(inputs.transpose(1, 2), factors.grads @ self.right).flatten(1)
-        return _two_sided(factors, self.left, self.right)
+        if _one_position(factors):
+            grads, inputs = self._sides(factors)
+            return (grads[:, :, None] * inputs[:, None, :]).flatten(1)
+        grads = factors.grads if self.left is None else factors.grads @ self.left
+        return torch.bmm(grads.transpose(1, 2), factors.projected_inputs(self.right)).flatten(1)
+
+    def write(self, factors: Factors, out: Float[Tensor, "example feature"]) -> None:
+        """Projected gradients into a slice of a larger array, without one of their own where possible.
+
+        A small network's features take as long to allocate as to compute.
+        """
+        if not self.dense and isinstance(factors, Outer) and _one_position(factors):
+            grads, inputs = self._sides(factors)
+            if grads.device == out.device and grads.dtype == out.dtype:
+                shape = (len(out), grads.shape[1], inputs.shape[1])
+                torch.mul(grads[:, :, None], inputs[:, None, :], out=out.view(shape))
+                return
+        out.copy_(self(factors))
+
+    def _sides(self, factors: Outer) -> tuple[Tensor, Tensor]:
+        grads, inputs, right = factors.grads[:, 0], factors.raw[:, 0], self.right
+        grads = grads if self.left is None else grads @ self.left
+        return grads, torch.addmm(right[-1], inputs, right[:-1]) if factors.bias else inputs @ right
 
 
-def _two_sided(factors: Outer, left: Tensor | None, right: Tensor) -> Tensor:
-    if factors.grads.shape[1] == 1 and factors.patches is None:
-        # One position: plain matrices and an outer product, which small networks notice.
-        grads, inputs = factors.grads[:, 0], factors.raw[:, 0]
-        grads = grads if left is None else grads @ left
-        inputs = torch.addmm(right[-1], inputs, right[:-1]) if factors.bias else inputs @ right
-        return (grads[:, :, None] * inputs[:, None, :]).flatten(1)
-    grads = factors.grads if left is None else factors.grads @ left
-    return torch.bmm(grads.transpose(1, 2), factors.projected_inputs(right)).flatten(1)
+def _one_position(factors: Outer) -> bool:
+    return factors.grads.shape[1] == 1 and factors.patches is None
 
 
 def _rows_of(left: Tensor | None, factors: Lookup) -> Tensor:
@@ -85,4 +102,4 @@ def block_projector(
     kept_rows, kept_columns = sides(shape, projection.dimension)
     left = None if kept_rows == rows else signs(rows, kept_rows, "left")
     right = torch.eye(columns).to(like) if kept_columns == columns else signs(columns, kept_columns, "right")
-    return BlockProjector(left, right, dense=False)
+    return BlockProjector(left, right, dense=False, kept_rows=kept_rows)
