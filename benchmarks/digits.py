@@ -45,17 +45,17 @@ class Truth:
         problem: The learner with data; its explained model has seed 0.
         masks: ``bool["subset train"]``
         losses: ``float64["subset seed query"]`` Cross-entropy in nats.
-        margins: ``float64["subset seed query"]`` Log-odds of the label.
+        margins: ``float64["subset seed query"]`` Log-odds of the label; None where there are no labels.
     """
 
     problem: sy.Problem
     masks: np.ndarray
     losses: np.ndarray
-    margins: np.ndarray
+    margins: np.ndarray | None = None
 
     def lds(self, scores: np.ndarray, of: str = "loss") -> float:
         """Mean over queries of Spearman's correlation between predicted and measured goodness."""
-        outcome = -self.losses if of == "loss" else self.margins
+        outcome = self._goodness(of)
         predicted = self.masks @ np.asarray(scores, dtype=np.float64)
         return float(np.nanmean(spearman(predicted, outcome.mean(axis=1))))
 
@@ -79,12 +79,19 @@ class Truth:
 
     def ceiling(self, of: str = "loss") -> float:
         """LDS that one half of the seeds reaches when it predicts the other half."""
-        outcome = self.losses if of == "loss" else self.margins
+        outcome = self._goodness(of)
         half = outcome.shape[1] // 2
         if half == 0:
             return float("nan")
         first, second = outcome[:, :half].mean(axis=1), outcome[:, half:].mean(axis=1)
         return float(np.nanmean(spearman(first, second)))
+
+    def _goodness(self, of: str) -> np.ndarray:
+        if of == "loss":
+            return -self.losses
+        if self.margins is None:
+            raise ValueError("this ground truth has no margins")
+        return self.margins
 
 
 def arrays(size: Size = FULL) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:

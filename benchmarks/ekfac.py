@@ -57,11 +57,11 @@ def main(given: Options) -> None:
 
     torch.set_num_threads(given.threads)
     found = truth(REDUCED if given.reduced else FULL)
-    job = _job(found, given)
+    job = as_job(found, given)
     floor = _floor(found, given.repeats)
     rows = [*_ours(found, job), *_ours_with_training(found, given)]
     if given.peers:
-        rows += [*_peers(found, job, given), *_peers_with_training(found, job, given)]
+        rows += peer_rows(found, job, given)
     rows.sort(key=lambda row: -row.lds)
     show(
         f"digits: LDS (ceiling {found.ceiling():.2f}) and seconds, {given.threads} threads; floor = one bare "
@@ -108,7 +108,8 @@ def _ahead(found: Truth, rows: Sequence[Row]) -> str:
     )
 
 
-def _job(found: Truth, given: Options) -> Job:
+def as_job(found: Truth, given: Options) -> Job:
+    """The explained model with its data, as runners take it."""
     asked = found.problem
     fitted = asked.learner.explained(asked.train, asked.seed)
     size = REDUCED if given.reduced else FULL
@@ -185,6 +186,11 @@ def _label(method: Any) -> str:
         if isinstance(method, sy.score.TRAK)
         else f"tracin, {_CHECKPOINTS} checkpoints"
     )
+
+
+def peer_rows(found: Truth, job: Job, given: Options) -> list[Row]:
+    """Every peer at its best: at one model, and with the training that its method asks for."""
+    return [*_peers(found, job, given), *_peers_with_training(found, job, given)]
 
 
 def _peers(found: Truth, job: Job, given: Options) -> list[Row]:
