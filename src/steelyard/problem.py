@@ -91,6 +91,36 @@ class HasCheckpoints(Protocol):
 
 
 @runtime_checkable
+class HasMoments(Protocol):
+    """Keeps what Adam learned about the gradients."""
+
+    def moments(self, fitted: Any) -> Any:
+        """The running means of gradients and of their squares: ``learners.torch_steps.Moments``.
+
+        CapabilityError where the training was not by Adam or AdamW.
+        """
+        ...
+
+
+@runtime_checkable
+class HasLengths(Protocol):
+    """Its examples are sequences of different lengths, so batches are bounded by tokens."""
+
+    def lengths(self, examples: Examples) -> np.ndarray:
+        """``int64[" example"]`` Tokens of every example, as the model reads it."""
+        ...
+
+
+@runtime_checkable
+class HasTokens(Protocol):
+    """Knows which characters each token of an example stands for."""
+
+    def token_spans(self, examples: Examples) -> list[list[tuple[int, int]]]:
+        """First character of every token and the one after its last, in the example's text."""
+        ...
+
+
+@runtime_checkable
 class HasState(Protocol):
     """Can write a fitted model as arrays, so that a run folder can keep it."""
 
@@ -181,6 +211,9 @@ _PHRASES = {
     "HasPredictions": "class probabilities",
     "HasEmbeddings": "embeddings",
     "HasCheckpoints": "training checkpoints",
+    "HasMoments": "Adam's moments of gradients",
+    "HasLengths": "lengths in tokens",
+    "HasTokens": "the characters of every token",
     "HasState": "a state that can be saved",
     "HasGradients": "per-example gradients",
     "HasCurvature": "exact curvature",
