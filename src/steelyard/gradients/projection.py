@@ -1,6 +1,7 @@
 """Random projections of factored gradients, with the signs of ``signs.py``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -9,6 +10,33 @@ from torch import Tensor
 
 from steelyard.gradients.factors import Factors, Lookup, Outer, Rows, full_dot
 from steelyard.gradients.signs import Projection, rademacher, sides
+from steelyard.gradients.sparse_projection import SparseProjector, sparse_projector
+
+
+@runtime_checkable
+class Projector(Protocol):
+    """What makes the gradients of one block short."""
+
+    @property
+    def width(self) -> int:
+        """Numbers per example."""
+        ...
+
+    def __call__(self, factors: Factors) -> Tensor:
+        """``[example, feature]`` Projected gradients."""
+        ...
+
+    def matrices(self, full: Tensor) -> Tensor:
+        """``[example, feature]`` The same from full gradients ``[example, row, column]``."""
+        ...
+
+    def write(self, factors: Factors, out: Tensor) -> None:
+        """Projected gradients into a slice of a larger array."""
+        ...
+
+    def gram(self) -> Tensor:
+        """``[feature, feature]`` ``P^T P``: what an l2 penalty on the parameters is on the features."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +73,33 @@ class BlockProjector:
         grads = factors.grads if self.left is None else factors.grads @ self.left
         return torch.bmm(grads.transpose(1, 2), factors.projected_inputs(self.right)).flatten(1)
 
+    def matrices(self, full: Float[Tensor, "example row column"]) -> Float[Tensor, "example feature"]:
+        """Projected gradients from full ones."""
+        if self.dense:
+            return full.flatten(1) @ self.right
+        kept = full if self.left is None else self.left.T @ full
+        return (kept @ self.right).flatten(1)
+
+    def gram(self) -> Float[Tensor, "feature feature"]:
+        """``P^T P``, in float64."""
+        right = self.right.double()
+        inner = right.T @ right
+        if self.dense:
+            return inner
+        left = torch.eye(self.kept_rows, dtype=torch.float64) if self.left is None else self.left.double()
+        return torch.kron(left.T @ left, inner)
+
+    def scaled(self, rows: Float[Tensor, " row"], columns: Float[Tensor, " column"]) -> "BlockProjector":
+        """The projector of gradients whose rows and columns are multiplied by these numbers first.
+
+        Cost per example: none, the numbers go into the matrices.
+        """
+        rows, columns = rows.to(self.right), columns.to(self.right)
+        if self.dense:
+            return replace(self, right=self.right * torch.outer(rows, columns).flatten()[:, None])
+        left = torch.diag(rows) if self.left is None else self.left * rows[:, None]
+        return replace(self, left=left, right=self.right * columns[:, None])
+
     def write(self, factors: Factors, out: Float[Tensor, "example feature"]) -> None:
         """Projected gradients into a slice of a larger array, without one of their own where possible.
 
@@ -76,7 +131,7 @@ def _rows_of(left: Tensor | None, factors: Lookup) -> Tensor:
 
 def block_projector(
     projection: Projection, shape: tuple[int, int], *, name: str, like: Tensor
-) -> BlockProjector:
+) -> BlockProjector | SparseProjector:
     """The projector of one block.
 
     Scaled so that dot products of projected gradients are unbiased estimates of dot products of gradients.
@@ -87,6 +142,8 @@ def block_projector(
         name: Name of the block; decides the signs together with the seed.
         like: A tensor of the device and number type to use.
     """
+    if projection.kind in ("sparse", "factored-sparse"):
+        return sparse_projector(projection, shape, name=name, like=like)
     rows, columns = shape
 
     def signs(n: int, k: int, role: str) -> Tensor:

@@ -2,7 +2,8 @@
 
 Source: Johnson & Lindenstrauss (1984); Achlioptas (2003), "Database-friendly random projections"; the two-sided
 form is that of Choe et al. (2024), "What is Your Data Worth to GPT? LLM-Scale Data Valuation with Influence
-Functions" (LoGra), with random in place of PCA initialisation.
+Functions" (LoGra), with random in place of PCA initialisation; the sparse forms are those of Hu et al. (2025),
+"GraSS: Scalable Data Attribution with Gradient Sparsification and Sparse Projection".
 """
 
 import hashlib
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
+
+Kind = Literal["dense", "two-sided", "sparse", "factored-sparse"]
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,18 @@ class Projection:
         kind: ``"dense"``: one Rademacher matrix over all parameters, unbiased for dot products, costs
             parameters times dimension multiplications per example. ``"two-sided"``: ``P_out^T G P_in`` per
             block, formed from the factors, costs (in + out) times the square root of dimension.
+            ``"sparse"``: per block ``mask`` times dimension entries of the gradient, drawn without replacement,
+            with random signs, added up in groups of ``mask``; costs as many multiplications.
+            ``"factored-sparse"``: the same from the gradient of drawn rows and columns alone, so that the draw
+            needs no index per entry.
         seed: Which matrices.
+        mask: Entries per number that is kept; for the sparse kinds.
     """
 
     dimension: int = 512
-    kind: Literal["dense", "two-sided"] = "dense"
+    kind: Kind = "dense"
     seed: int = 0
+    mask: int = 4
 
 
 def rademacher(rows: int, columns: int, *, seed: int, name: str) -> Float[np.ndarray, "rows columns"]:
@@ -35,9 +44,7 @@ def rademacher(rows: int, columns: int, *, seed: int, name: str) -> Float[np.nda
 
     Cost: one pseudo-random bit per entry (Philox counter generator keyed by the name).
     """
-    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
-    bits = np.random.Philox(key=int.from_bytes(digest, "little"))
-    raw = bits.random_raw((rows * columns + 63) // 64)
+    raw = _bits(seed, name).random_raw((rows * columns + 63) // 64)
     signs = np.unpackbits(raw.view(np.uint8), bitorder="little")[: rows * columns]
     return (signs.astype(np.float32) * 2.0 - 1.0).reshape(rows, columns)
 
@@ -59,3 +66,25 @@ def sides(shape: tuple[int, int], dimension: int) -> tuple[int, int]:
     kept_rows = min(rows, side)
     kept_columns = min(columns, max(1, dimension // kept_rows))
     return min(rows, max(1, dimension // kept_columns)), kept_columns
+
+
+def drawn(total: int, kept: int, *, seed: int, name: str) -> Int64[np.ndarray, " kept"]:
+    """Different numbers below ``total`` in random order, the same for the same seed and name on every machine.
+
+    Cost: a few pseudo-random words per drawn number, or a sort of ``total`` words where most are drawn.
+    """
+    bits = _bits(seed, name)
+    if 4 * kept >= total:
+        return np.argsort(bits.random_raw(total), kind="stable")[:kept].astype(np.int64)
+    found = np.zeros(0, dtype=np.int64)
+    while len(found) < kept:
+        # The remainder favours small numbers by total / 2**64, which no experiment could notice.
+        more = (bits.random_raw(2 * kept) % np.uint64(total)).astype(np.int64)
+        both = np.concatenate([found, more])
+        found = both[np.sort(np.unique(both, return_index=True)[1])]
+    return found[:kept]
+
+
+def _bits(seed: int, name: str) -> np.random.Philox:
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
+    return np.random.Philox(key=int.from_bytes(digest, "little"))
