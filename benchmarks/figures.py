@@ -107,12 +107,40 @@ def _memory(found: Mapping[str, Any]) -> list[str]:
     return _table(("method", "training examples", "working MB", "score matrix MB", "data MB"), rows)
 
 
+def _attribution(found: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for task, facts in found.items():
+        rows = [
+            (
+                r["who"],
+                r["method"],
+                r["lds"],
+                f"{r['low']:.3f} to {r['high']:.3f}",
+                r["qld"],
+                r["error"],
+                r["seconds"],
+            )
+            for r in facts["lines"]
+        ]
+        lines += [
+            f"{task}: {facts['about']}. Seeds among themselves reach an LDS of {facts['ceiling']:.2f}. QLD: rise of a "
+            f"query's loss when its {facts['removed']} highest-ranked examples are left out, less that of random "
+            f"examples; {facts['queries']} queries, {facts['seeds']} seeds.",
+            "",
+            *_table(("who", "method", "LDS", "95 %", "QLD, nats", "±", "seconds"), rows),
+            "",
+        ]
+    return lines[:-1]
+
+
 _SECTIONS = {
     "digits": _digits,
+    "passages": _digits,
     "ekfac": _ekfac,
     "gradients": _gradients,
     "knn_shapley": _knn_shapley,
     "memory": _memory,
+    "attribution": _attribution,
 }
 
 
