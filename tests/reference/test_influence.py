@@ -10,8 +10,9 @@ from steelyard.gradients.signs import Projection, rademacher
 from steelyard.learners import SGD, Torch
 from steelyard.problem import Problem
 from steelyard.records import Examples
+from steelyard.score.gauss_newton import GaussNewton
 from steelyard.score.gradient_products import GradCos, GradDot, TracIn
-from steelyard.score.influence import EKFAC, KFAC, GaussNewton
+from steelyard.score.kronecker import EKFAC, KFAC
 from steelyard.score.self_influence import SelfInfluence
 from steelyard.score.trak import TRAK
 

@@ -1,29 +1,51 @@
-"""K-FAC and EK-FAC curvature of a problem, kept in the run folder."""
+"""Kronecker-factored curvature of a problem, kept in the run folder: K-FAC, EK-FAC, tK-FAC, Shampoo."""
 
+import functools
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
+import numpy as np
 import torch
 
 from steelyard.collect.gradients import Fitted, present_examples
 from steelyard.errors import CapabilityError, SettingError
+from steelyard.gradients.damping import HeldOut, held_out_damping, resolve_damping
 from steelyard.gradients.engine import TorchGradients
+from steelyard.gradients.factorisations import Family
 from steelyard.gradients.fisher import Fisher, HasOutputs, fisher_gradients
 from steelyard.gradients.kronecker import (
+    EigenBlock,
     KroneckerMetric,
     Weighted,
     eigen_blocks,
     fit_bases,
     fit_eigenvalues,
-    resolve_damping,
+    mean_squares,
 )
 from steelyard.problem import Problem
+from steelyard.records import Examples
 from steelyard.run import Run
 from steelyard.run.seeds import stream
 
 _MOST_EXACT_OUTPUTS = 16
-Kind = Literal["kfac", "ekfac"]
+_HELD_OUT = 5  # one example in so many
+Kind = Literal["kfac", "ekfac", "tkfac", "shampoo", "eshampoo", "rootshampoo"]
+Damping = float | int | Literal["auto", "heldout"]
+
+
+@dataclass(frozen=True, eq=False)
+class FittedBlocks:
+    """Undamped curvature per block, a mean over the examples, and what its ``"auto"`` settings became.
+
+    Attributes:
+        blocks: Eigenvectors and eigenvalues.
+        resolved: Plain values for the record.
+    """
+
+    blocks: Mapping[str, EigenBlock]
+    resolved: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,31 +61,34 @@ class FittedMetric:
     resolved: Mapping[str, Any]
 
 
-def kronecker_metric(
+def kronecker_arrays(  # noqa: PLR0913 - where, of what and how are three facts each
     problem: Problem,
     fitted: Fitted,
     run: Run,
     *,
     kind: Kind,
-    fisher: Fisher | Literal["auto"],
-    damping: float | int | str,
-) -> FittedMetric:
-    """The damped inverse (E)K-FAC curvature of the summed training loss.
+    fisher: Fisher | Literal["auto"] = "auto",
+    point: str = "",
+    examples: Examples | None = None,
+) -> FittedBlocks:
+    """The curvature of the mean training loss at any fitted model, without damping and without penalty.
 
-    Eigenvectors and eigenvalues are kept in the run folder, without the damping, so that another damping costs
-    nothing.
+    Eigenvectors and eigenvalues are kept in the run folder, so that another damping costs nothing.
 
-    Cost: K-FAC one, EK-FAC two passes over the training examples, each one forward pass and as many backward
-    passes as the model has outputs (exact Fisher) or one (sampled, empirical); one eigendecomposition per side
-    and block.
+    Cost: one pass over the examples, two with corrected eigenvalues (``"ekfac"``, ``"eshampoo"``); each one forward
+    pass and as many backward passes as the model has outputs (exact Fisher) or one (sampled, empirical); one
+    eigendecomposition per side and block.
 
     Args:
         problem: Whose training examples define the curvature.
         fitted: Where to evaluate it.
         run: Where factors are kept.
-        kind: ``"kfac"`` or ``"ekfac"``.
+        kind: Which factorisation. ``"ekfac"`` and ``"eshampoo"`` have corrected eigenvalues, ``"rootshampoo"``
+            the square roots of Shampoo's.
         fisher: Which gradients; ``"auto"`` is exact up to 16 outputs, else sampled, else empirical.
-        damping: ``"auto"``, or a number added to the eigenvalues of the mean curvature.
+        point: Names the fitted model within the run where it is not the explained one: ``"step-00300"``. Part
+            of the key that results are kept under.
+        examples: Instead of all training examples whose weight is not 0; ``point`` must name them too.
 
     Raises:
         CapabilityError: If the learner's gradients have no layers.
@@ -75,42 +100,128 @@ def kronecker_metric(
             f"{kind.upper()} needs the layers of a network, which {type(problem.learner).__name__} does not have.",
             fix="use gauss_newton (exact for linear models) or leave_one_out.",
         )
-    learner = cast(HasOutputs, problem.learner)
     fisher, why = _resolve_fisher(problem, fitted, fisher)
-    train = present_examples(problem)
-    weights = None if bool((train.weights() == 1).all()) else train.weights()
-    seed = stream(problem.seed, "fisher")
-    key = f"curvature/{fisher}-{problem.seed}"
+    train = present_examples(problem) if examples is None else examples
+    key = f"curvature/{fisher}-{problem.seed}{'-' if point else ''}{point}"
+    family, corrected = _FAMILIES[kind]
+    prefix = "" if family == "kfac" else f"{family}-"
 
     def captured(what: str) -> Callable[[], Iterator[Weighted]]:
-        def gradients() -> Iterator[Weighted]:
-            with run.progress(what, len(train)) as progress:
-                for batch in fisher_gradients(
-                    engine, learner, train, kind=fisher, weights=weights, seed=seed
-                ):
-                    # A further backward pass through a graph that exists costs two thirds of a gradient.
-                    run.spend(gradients=len(batch) * (1 if batch.first else 2 / 3))
-                    if batch.first:
-                        progress.advance(len(batch))
-                    yield batch
+        return functools.partial(_fisher_batches, problem, fitted, train, fisher, what)
 
-        return gradients
+    arrays = dict(run.keep(f"{key}/{prefix}bases", lambda: fit_bases(captured("covariances"), family)))
+    if corrected:
+        arrays |= run.keep(
+            f"{key}/{prefix}eigenvalues", lambda: fit_eigenvalues(captured("eigenvalues"), arrays, family)
+        )
+    blocks = eigen_blocks(arrays, f"e{family}" if corrected else family)
+    if kind == "rootshampoo":
+        blocks = {name: _rooted(block) for name, block in blocks.items()}
+    return FittedBlocks(blocks, {"fisher": fisher, "fisher_reason": why})
 
-    arrays = dict(run.keep(f"{key}/bases", lambda: fit_bases(captured("covariances"))))
-    if kind == "ekfac":
-        arrays |= run.keep(f"{key}/eigenvalues", lambda: fit_eigenvalues(captured("eigenvalues"), arrays))
-    blocks = eigen_blocks(arrays, kind)
-    resolved_damping, reason = resolve_damping(blocks, damping)
-    decay = _decay(problem, fitted)
-    metric = KroneckerMetric(blocks, resolved_damping, decay, float(len(train)))
-    resolved = {
-        "fisher": fisher,
-        "fisher_reason": why,
-        "damping": resolved_damping,
-        "damping_reason": reason,
-        "l2": decay,
-    }
-    return FittedMetric(metric, resolved)
+
+_FAMILIES: Mapping[Kind, tuple[Family, bool]] = {
+    "kfac": ("kfac", False),
+    "ekfac": ("kfac", True),
+    "tkfac": ("tkfac", False),
+    "shampoo": ("shampoo", False),
+    "eshampoo": ("shampoo", True),
+    "rootshampoo": ("shampoo", False),
+}
+
+
+def _rooted(block: EigenBlock) -> EigenBlock:
+    """Shampoo's own exponents: ``L^(1/2) kron R^(1/2)`` from ``L kron R / trace``, whose sum is that trace."""
+    if block.left is None:
+        return block
+    return EigenBlock(block.left, block.right, (block.values * block.values.sum()).sqrt())
+
+
+def _fisher_batches(
+    problem: Problem, fitted: Fitted, examples: Examples, fisher: Fisher, what: str
+) -> Iterator[Weighted]:
+    run, weights = fitted.run, examples.weights()
+    with run.progress(what, len(examples)) as progress:
+        for batch in fisher_gradients(
+            cast(TorchGradients, fitted.gradients),
+            cast(HasOutputs, problem.learner),
+            examples,
+            kind=fisher,
+            weights=None if bool((weights == 1).all()) else weights,
+            seed=stream(problem.seed, "fisher"),
+        ):
+            # A further backward pass through a graph that exists costs two thirds of a gradient.
+            run.spend(gradients=len(batch) * (1 if batch.first else 2 / 3))
+            if batch.first:
+                progress.advance(len(batch))
+            yield batch
+
+
+def kronecker_metric(
+    problem: Problem,
+    fitted: Fitted,
+    run: Run,
+    *,
+    kind: Kind,
+    fisher: Fisher | Literal["auto"],
+    damping: Damping,
+) -> FittedMetric:
+    """The damped inverse Kronecker-factored curvature of the summed training loss.
+
+    Cost: that of :func:`kronecker_arrays`; with ``damping="heldout"`` about as much again.
+
+    Args:
+        problem: Whose training examples define the curvature.
+        fitted: Where to evaluate it.
+        run: Where factors are kept.
+        kind: Which factorisation, see :func:`kronecker_arrays`.
+        fisher: Which gradients; ``"auto"`` is exact up to 16 outputs, else sampled, else empirical.
+        damping: ``"auto"``, ``"heldout"``, or a number added to the eigenvalues of the mean curvature.
+
+    Raises:
+        CapabilityError: If the learner's gradients have no layers.
+        SettingError: If the loss does not offer the Fisher asked for, or there is too little to hold out.
+    """
+    found = kronecker_arrays(problem, fitted, run, kind=kind, fisher=fisher)
+    decay = penalty(problem, fitted)
+    if damping == "heldout":
+        choice = _held_out(problem, fitted, run, kind, found.resolved["fisher"])
+        chosen: dict[str, float] = dict(choice.damping)
+        reason = f"likeliest for gradients of every {_HELD_OUT}th training example, held out"
+        tried = {
+            "multiple_of_mean_eigenvalue": choice.multiples.tolist(),
+            "log_likelihood_per_direction": choice.curve.tolist(),
+            "log_likelihood_of_choice": choice.best,
+        }
+    else:
+        chosen, reason = resolve_damping(found.blocks, damping)
+        tried = {}
+    metric = KroneckerMetric(found.blocks, chosen, decay, float(len(present_examples(problem))))
+    resolved = {**found.resolved, "damping": chosen, "damping_reason": reason, "l2": decay}
+    return FittedMetric(metric, resolved | ({"damping_curve": tried} if tried else {}))
+
+
+def _held_out(problem: Problem, fitted: Fitted, run: Run, kind: Kind, fisher: Fisher) -> HeldOut:
+    """Curvature of four fifths of the examples, judged by the gradients of the rest; the parts depend on ids."""
+    train = present_examples(problem)
+    if len(train) < 2 * _HELD_OUT:
+        raise SettingError(
+            f"damping='heldout' holds out a fifth of the training examples, but there are only {len(train)}.",
+            fix="use damping='auto' or a number.",
+        )
+    order = np.argsort([hashlib.blake2b(str(name).encode(), digest_size=8).digest() for name in train.ids])
+    cut = len(train) // _HELD_OUT
+    seen, held = train.take(np.sort(order[cut:])), train.take(np.sort(order[:cut]))
+    found = kronecker_arrays(
+        problem, fitted, run, kind=kind, fisher=fisher, point="four-fifths", examples=seen
+    )
+
+    def compute() -> dict[str, np.ndarray]:
+        gradients = functools.partial(_fisher_batches, problem, fitted, held, fisher, "held-out gradients")
+        return mean_squares(gradients, found.blocks)
+
+    key = f"curvature/{fisher}-{problem.seed}-held-out/{kind}"
+    return held_out_damping(found.blocks, run.keep(key, compute), penalty(problem, fitted))
 
 
 @runtime_checkable
@@ -118,7 +229,8 @@ class _Regularised(Protocol):
     def regularisation(self, fitted: Any) -> float: ...
 
 
-def _decay(problem: Problem, fitted: Fitted) -> float:
+def penalty(problem: Problem, fitted: Fitted) -> float:
+    """Coefficient of ``|parameters|^2 / 2`` in the mean training loss; 0 where the learner knows of none."""
     learner = problem.learner
     return float(learner.regularisation(fitted.model)) if isinstance(learner, _Regularised) else 0.0
 

@@ -8,7 +8,8 @@ Functions", section 3.2.
 Deviations. The bias is part of the layer as a last input column of ones, so its coupling with the weights is
 exact. Positions whose output gradient is zero (padding) are left out of the input covariance. Embeddings have a
 diagonal input covariance, so their input eigenbasis is the identity. Blocks without Kronecker structure (norm
-layers, fallbacks) use their full gradient covariance up to 1,024 parameters and its diagonal beyond.
+layers, fallbacks) use their full gradient covariance up to 1,024 parameters and its diagonal beyond. What the other
+Kronecker factorisations add up instead of K-FAC's means is in ``factorisations.py``.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,30 +20,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steelyard.errors import NumericsError, SettingError
-from steelyard.gradients.factors import _CHUNK_ELEMENTS, Factors, Lookup, Outer, Rows
-
-_LARGEST_DENSE = 1024
-
-
-@dataclass(frozen=True, eq=False)
-class Weighted:
-    """One batch of gradients on its way into second moments.
-
-    Attributes:
-        factors: Per block.
-        weights: ``[" example"]`` Weight of every example in the training loss; None for ones.
-        first: Whether these examples are seen for the first time: one example may come with several output
-            gradients, whose second moments add up while its inputs count once.
-    """
-
-    factors: Mapping[str, Factors]
-    weights: Tensor | None
-    first: bool
-
-    def __len__(self) -> int:
-        return len(next(iter(self.factors.values())))
-
+from steelyard.errors import NumericsError
+from steelyard.gradients.factorisations import Family, Moments, accumulate, add
+from steelyard.gradients.factorisations import Weighted as Weighted
+from steelyard.gradients.factors import _CHUNK_ELEMENTS, Factors, Lookup, Outer
 
 Captured = Callable[[], Iterator[Weighted]]
 
@@ -140,99 +121,46 @@ class KroneckerMetric:
         return torch.cat(parts)
 
 
-@dataclass(eq=False)
-class _Covariance:
-    """Running second moments of one block; sums, so that shards add up."""
-
-    left: Tensor | None = None
-    right: Tensor | None = None
-    examples: int = 0
-    positions: float = 0.0  # weighted, so that the input side is a weighted mean
-
-
-def fit_bases(captured: Captured) -> dict[str, np.ndarray]:
+def fit_bases(captured: Captured, family: Family = "kfac") -> dict[str, np.ndarray]:
     """Eigenvectors and Kronecker eigenvalues of every block: the first pass, and all of K-FAC.
 
     Args:
         captured: Gives batches of (pseudo-)gradients.
+        family: Which Kronecker factors, see ``factorisations.py``.
 
     Returns:
-        Arrays ``<block>|left``, ``<block>|right`` and ``<block>|kfac`` (eigenvalues of the Kronecker product).
+        Arrays ``<block>|left``, ``<block>|right`` and ``<block>|<family>`` (eigenvalues of the Kronecker product).
     """
-    moments: dict[str, _Covariance] = {}
+    moments: dict[str, Moments] = {}
+    add_batch = accumulate(family)
     for batch in captured():
         for name, factors in batch.factors.items():
-            _accumulate(moments.setdefault(name, _Covariance()), factors, batch)
+            moment = moments.setdefault(name, Moments())
+            moment.examples += len(factors) if batch.first else 0
+            add_batch(moment, factors, batch)
     arrays: dict[str, np.ndarray] = {}
     for name, moment in moments.items():
-        arrays.update({f"{name}|{key}": value for key, value in _decompose(moment).items()})
+        found = _decompose(moment)
+        arrays[f"{name}|{family}"] = found.pop("values")
+        arrays.update({f"{name}|{key}": value for key, value in found.items()})
     return arrays
 
 
-def _accumulate(moment: _Covariance, factors: Factors, batch: Weighted) -> None:
-    if batch.first:
-        moment.examples += len(factors)
-    if isinstance(factors, Rows):
-        rows, weights = factors.values, _per_row(batch.weights, len(factors), 1)
-        dense = rows.shape[1] <= _LARGEST_DENSE
-        moment.right = _add(moment.right, _second(rows, weights) if dense else _diagonal(rows, weights))
-        return
-    positions = factors.grads.shape[1]
-    weights = _per_row(batch.weights, len(factors), positions)
-    grads = factors.grads.flatten(0, 1)
-    outer = _second(grads, weights)
-    if isinstance(factors, Lookup):
-        moment.right = _add(moment.right, outer)
-        if batch.first:
-            live = (grads != 0).any(-1).to(grads.dtype)
-            counts = torch.bincount(
-                factors.index.flatten(), live if weights is None else live * weights, factors.rows
-            )
-            moment.left = _add(moment.left, counts)
-            moment.positions += float(counts.sum())
-        return
-    moment.left = _add(moment.left, outer)
-    if batch.first:
-        inputs = factors.inputs.flatten(0, 1)
-        if positions > 1:
-            live = (grads != 0).any(-1)
-            inputs, weights = inputs[live], None if weights is None else weights[live]
-        moment.right = _add(moment.right, _second(inputs, weights))
-        moment.positions += len(inputs) if weights is None else float(weights.sum())
-
-
-def _per_row(weights: Tensor | None, examples: int, positions: int) -> Tensor | None:
-    return None if weights is None else weights[:, None].expand(examples, positions).reshape(-1)
-
-
-def _second(rows: Tensor, weights: Tensor | None) -> Tensor:
-    return rows.T @ (rows if weights is None else rows * weights.to(rows)[:, None])
-
-
-def _diagonal(rows: Tensor, weights: Tensor | None) -> Tensor:
-    squares = rows.square()
-    return (squares if weights is None else squares * weights.to(rows)[:, None]).sum(0)
-
-
-def _add(total: Tensor | None, part: Tensor) -> Tensor:
-    part = part.double()
-    return part if total is None else total.add_(part)
-
-
-def _decompose(moment: _Covariance) -> dict[str, np.ndarray]:
+def _decompose(moment: Moments) -> dict[str, np.ndarray]:
     if moment.right is None:
         raise NumericsError("no gradient reached a block.", fix="check that the loss depends on the model.")
-    examples, positions = max(1, moment.examples), max(1.0, moment.positions)
+    examples = max(1, moment.examples)
+    positions = moment.positions if moment.positions > 0 else 1.0
     if moment.left is None:  # no Kronecker structure
         values, vectors = _eigen(moment.right / examples)
-        return {"kfac": values[None], **({} if vectors is None else {"right": vectors})}
+        return {"values": values[None], **({} if vectors is None else {"right": vectors})}
     if moment.left.dim() == 1:  # an embedding: the input side is diagonal
         values, vectors = _eigen(moment.right / examples)
-        found = {"kfac": np.outer(moment.left.numpy() / positions, values)}
+        found = {"values": np.outer(moment.left.numpy() / positions, values)}
         return found if vectors is None else {**found, "right": vectors}
     left_values, left = _eigen(moment.left / examples)
     right_values, right = _eigen(moment.right / positions)
-    found = {"kfac": np.outer(left_values, right_values)}
+    found = {"values": np.outer(left_values, right_values)}
     return {**found, **{k: v for k, v in (("left", left), ("right", right)) if v is not None}}
 
 
@@ -247,23 +175,30 @@ def _eigen(matrix: Tensor) -> tuple[np.ndarray, np.ndarray | None]:
     return values.clamp_min(0.0).numpy(), vectors.numpy()
 
 
-def fit_eigenvalues(captured: Captured, bases: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def fit_eigenvalues(
+    captured: Captured, bases: Mapping[str, np.ndarray], family: Family = "kfac"
+) -> dict[str, np.ndarray]:
     """Corrected eigenvalues in given bases: the second pass, which makes K-FAC into EK-FAC.
 
     ``values_kl = mean_i (left_k^T G_i right_l)^2``; where an example has several output gradients, their squares
     are summed.
 
     Returns:
-        Arrays ``<block>|ekfac``.
+        Arrays ``<block>|e<family>``.
     """
-    blocks = eigen_blocks(bases, "kfac")
+    found = mean_squares(captured, eigen_blocks(bases, family))
+    return {f"{name}|e{family}": squares for name, squares in found.items()}
+
+
+def mean_squares(captured: Captured, blocks: Mapping[str, EigenBlock]) -> dict[str, np.ndarray]:
+    """``[row column]`` per block: weighted mean over the examples of their squared gradients in an eigenbasis."""
     sums: dict[str, Tensor] = {}
     examples = 0
     for batch in captured():
         examples += len(batch) if batch.first else 0
         for name, factors in batch.factors.items():
-            sums[name] = _add(sums.get(name), _squares(blocks[name], factors, batch.weights))
-    return {f"{name}|ekfac": (total / max(1, examples)).numpy() for name, total in sums.items()}
+            sums[name] = add(sums.get(name), _squares(blocks[name], factors, batch.weights))
+    return {name: (total / max(1, examples)).numpy() for name, total in sums.items()}
 
 
 def _squares(block: EigenBlock, factors: Factors, weights: Tensor | None) -> Tensor:
@@ -290,7 +225,7 @@ def eigen_blocks(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, Eigen
 
     Args:
         arrays: As returned by the two, together.
-        kind: ``"kfac"`` or ``"ekfac"``: which eigenvalues.
+        kind: Which eigenvalues: a family's own (``"kfac"``) or its corrected ones (``"ekfac"``).
     """
     names = [key.removesuffix(f"|{kind}") for key in arrays if key.endswith(f"|{kind}")]
 
@@ -305,28 +240,3 @@ def eigen_blocks(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, Eigen
         )
         for name in names
     }
-
-
-def resolve_damping(
-    blocks: Mapping[str, EigenBlock], damping: float | int | str
-) -> tuple[dict[str, float], str]:
-    """Damping per block, and the reason in words.
-
-    ``"auto"`` is a tenth of the mean eigenvalue of each block (Grosse et al. 2023, appendix D.3): it follows
-    the scale of every layer and looks at the curvature only, never at a query or a metric of quality.
-
-    Args:
-        blocks: Curvature per block, means over examples.
-        damping: ``"auto"``, or a number added to every eigenvalue of the *mean* curvature.
-
-    Raises:
-        SettingError: If the number is negative, or the word is not ``"auto"``.
-    """
-    if damping == "auto":
-        return (
-            {name: 0.1 * float(block.values.mean()) for name, block in blocks.items()},
-            "0.1 x mean eigenvalue of each block",
-        )
-    if isinstance(damping, str) or damping < 0:
-        raise SettingError(f"damping={damping!r}", fix='give "auto" or a number that is not negative.')
-    return dict.fromkeys(blocks, float(damping)), "as given, the same for every block"

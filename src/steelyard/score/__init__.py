@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from steelyard.score.baselines import Loss as Loss
     from steelyard.score.baselines import Random as Random
     from steelyard.score.driver import best_of as best_of
+    from steelyard.score.gauss_newton import GaussNewton as GaussNewton
     from steelyard.score.gradient_products import GradCos as GradCos
     from steelyard.score.gradient_products import GradDot as GradDot
     from steelyard.score.gradient_products import TracIn as TracIn
-    from steelyard.score.influence import EKFAC as EKFAC
-    from steelyard.score.influence import KFAC as KFAC
-    from steelyard.score.influence import GaussNewton as GaussNewton
     from steelyard.score.knn_shapley import KNNShapley as KNNShapley
+    from steelyard.score.kronecker import EKFAC as EKFAC
+    from steelyard.score.kronecker import KFAC as KFAC
+    from steelyard.score.kronecker import TKFAC as TKFAC
+    from steelyard.score.kronecker import Shampoo as Shampoo
     from steelyard.score.leave_one_out import LeaveOneOut as LeaveOneOut
     from steelyard.score.method import Method as Method
     from steelyard.score.method import MethodCard as MethodCard
@@ -44,9 +46,11 @@ METHODS: Mapping[str, str] = {
     "grad_dot": "steelyard.score.gradient_products:GradDot",
     "grad_cos": "steelyard.score.gradient_products:GradCos",
     "tracin": "steelyard.score.gradient_products:TracIn",
-    "gauss_newton": "steelyard.score.influence:GaussNewton",
-    "kfac": "steelyard.score.influence:KFAC",
-    "ekfac": "steelyard.score.influence:EKFAC",
+    "gauss_newton": "steelyard.score.gauss_newton:GaussNewton",
+    "kfac": "steelyard.score.kronecker:KFAC",
+    "ekfac": "steelyard.score.kronecker:EKFAC",
+    "tkfac": "steelyard.score.kronecker:TKFAC",
+    "shampoo": "steelyard.score.kronecker:Shampoo",
     "trak": "steelyard.score.trak:TRAK",
     "self_influence": "steelyard.score.self_influence:SelfInfluence",
     "knn_shapley": "steelyard.score.knn_shapley:KNNShapley",

@@ -20,7 +20,7 @@ from steelyard.problem import Problem
 from steelyard.records import Cost, Scores
 from steelyard.run import Run
 from steelyard.score.driver import MethodCard, score_examples
-from steelyard.score.influence import factorise
+from steelyard.score.gauss_newton import factorise
 
 Curvature = Literal["auto", "ekfac", "kfac", "exact", "identity"]
 

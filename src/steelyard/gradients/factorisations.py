@@ -1,0 +1,171 @@
+"""Kronecker factors other than K-FAC's: trace-restricted K-FAC and Shampoo, from the same captured gradients.
+
+With G the gradient matrix of an example at a layer and F the mean of ``vec(G) vec(G)^T``, all three have the form
+``F ~ L kron R / scale``:
+
+* K-FAC: means of ``g g^T`` and ``a a^T`` apart; right where inputs and output gradients are independent.
+* tK-FAC (Gao et al. 2021, "A Trace-restricted Kronecker-Factored Approximation to Natural Gradient", theorem 1):
+  ``L = E[|a|^2 g g^T]``, ``R = E[|g|^2 a a^T]``, divided by ``E[|a|^2 |g|^2]``; the trace of F is kept exactly.
+* Shampoo (Gupta et al. 2018, "Shampoo: Preconditioned Stochastic Tensor Optimization", algorithm 1): ``L = E[G G^T]``,
+  ``R = E[G^T G]``, divided by their common trace. This square of Shampoo's preconditioner is one step of the power
+  iteration for the closest Kronecker product (Morwani et al. 2024, "A New Perspective on Shampoo's Preconditioner",
+  section 3); Shampoo itself uses ``L^(1/2) kron R^(1/2)``, its fourth roots squared.
+
+For layers that see one position per example, tK-FAC and Shampoo are the same matrix. Deviations: positions count as
+independent samples in tK-FAC, as they do in K-FAC; sums are over the whole training set instead of running means;
+the row side of an embedding keeps its diagonal alone.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from steelyard.gradients.factors import _CHUNK_ELEMENTS, Factors, Lookup, Outer, Rows
+
+Family = Literal["kfac", "tkfac", "shampoo"]
+LARGEST_DENSE = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """One batch of gradients on its way into second moments.
+
+    Attributes:
+        factors: Per block.
+        weights: ``[" example"]`` Weight of every example in the training loss; None for ones.
+        first: Whether these examples are seen for the first time: one example may come with several output
+            gradients, whose second moments add up while its inputs count once.
+    """
+
+    factors: Mapping[str, Factors]
+    weights: Tensor | None
+    first: bool
+
+    def __len__(self) -> int:
+        return len(next(iter(self.factors.values())))
+
+
+@dataclass(eq=False)
+class Moments:
+    """Running second moments of one block; sums, so that shards add up.
+
+    Attributes:
+        left: Output side; ``[row]`` for embeddings, None for blocks without Kronecker structure.
+        right: Input side, or all there is; ``[column]`` where only the diagonal is kept.
+        examples: How many were seen; the output side is a mean over them.
+        positions: What the input side is divided by, so that the Kronecker product is the mean over examples.
+    """
+
+    left: Tensor | None = None
+    right: Tensor | None = None
+    examples: int = 0
+    positions: float = 0.0
+
+
+Accumulate = Callable[[Moments, Factors, Weighted], None]
+
+
+def accumulate(family: Family) -> Accumulate:
+    """How a family adds the gradients of one block, which are part of a batch, to its moments."""
+    return {"kfac": _kfac, "tkfac": _tkfac, "shampoo": _shampoo}[family]
+
+
+def _kfac(moments: Moments, factors: Factors, batch: Weighted) -> None:
+    if isinstance(factors, Rows):
+        return _rows(moments, factors, batch.weights)
+    per_row = _per_row(batch.weights, *factors.grads.shape[:2])
+    grads = factors.grads.flatten(0, 1)
+    live = (grads != 0).any(-1)
+    outer = second(grads, per_row)
+    if isinstance(factors, Lookup):
+        moments.right = add(moments.right, outer)
+        if batch.first:
+            present = live.to(grads.dtype)
+            counts = torch.bincount(
+                factors.index.flatten(), present if per_row is None else present * per_row, factors.rows
+            )
+            moments.left = add(moments.left, counts)
+            moments.positions += float(counts.sum())
+        return None
+    moments.left = add(moments.left, outer)
+    if batch.first:
+        inputs = factors.inputs.flatten(0, 1)
+        if factors.grads.shape[1] > 1:
+            inputs, per_row = inputs[live], None if per_row is None else per_row[live]
+        moments.right = add(moments.right, second(inputs, per_row))
+        moments.positions += len(inputs) if per_row is None else float(per_row.sum())
+    return None
+
+
+def _tkfac(moments: Moments, factors: Factors, batch: Weighted) -> None:
+    if isinstance(factors, Rows):
+        return _rows(moments, factors, batch.weights)
+    per_row = _per_row(batch.weights, *factors.grads.shape[:2])
+    grads = factors.grads.flatten(0, 1)
+    sizes = _times(grads.square().sum(1), per_row)
+    if isinstance(factors, Lookup):
+        # A one-hot input has length one, so only the output gradient weighs.
+        moments.right = add(moments.right, second(grads, per_row))
+        moments.left = add(moments.left, torch.bincount(factors.index.flatten(), sizes, factors.rows))
+        moments.positions += float(sizes.sum())
+        return None
+    inputs = factors.inputs.flatten(0, 1)
+    moments.left = add(moments.left, second(grads, _times(inputs.square().sum(1), per_row)))
+    moments.right = add(moments.right, second(inputs, sizes))
+    moments.positions += float((sizes * inputs.square().sum(1)).sum())
+    return None
+
+
+def _shampoo(moments: Moments, factors: Factors, batch: Weighted) -> None:
+    if isinstance(factors, Outer) and factors.grads.shape[1] == 1:
+        return _tkfac(moments, factors, batch)  # the same matrix, without forming the gradients
+    if isinstance(factors, Rows):
+        return _rows(moments, factors, batch.weights)
+    step = max(1, _CHUNK_ELEMENTS // max(1, factors.shape[0] * factors.shape[1]))
+    for start in range(0, len(factors), step):
+        matrices = factors.slice(start, start + step).full()
+        if batch.weights is not None:
+            matrices = matrices * batch.weights[start : start + step].to(matrices).sqrt()[:, None, None]
+        columns = matrices.flatten(0, 1)
+        moments.right = add(moments.right, columns.T @ columns)
+        if isinstance(factors, Lookup):
+            moments.left = add(moments.left, matrices.square().sum(dim=(0, 2)))
+        else:
+            rows = matrices.transpose(0, 1).flatten(1)
+            moments.left = add(moments.left, rows @ rows.T)
+        moments.positions += float(matrices.square().sum())
+    return None
+
+
+def _rows(moments: Moments, factors: Rows, weights: Tensor | None) -> None:
+    rows = factors.values
+    if rows.shape[1] <= LARGEST_DENSE:
+        moments.right = add(moments.right, second(rows, weights))
+    else:
+        moments.right = add(moments.right, (rows.square() * _column(weights, rows)).sum(0))
+
+
+def second(rows: Tensor, weights: Tensor | None) -> Tensor:
+    """``[column column]`` Weighted sum of outer products of the rows."""
+    return rows.T @ (rows if weights is None else rows * weights.to(rows)[:, None])
+
+
+def add(total: Tensor | None, part: Tensor) -> Tensor:
+    """A running sum in float64."""
+    part = part.double()
+    return part if total is None else total.add_(part)
+
+
+def _per_row(weights: Tensor | None, examples: int, positions: int) -> Tensor | None:
+    return None if weights is None else weights[:, None].expand(examples, positions).reshape(-1)
+
+
+def _times(values: Tensor, weights: Tensor | None) -> Tensor:
+    return values if weights is None else values * weights.to(values)
+
+
+def _column(weights: Tensor | None, rows: Tensor) -> Tensor | float:
+    return 1.0 if weights is None else weights.to(rows)[:, None]
