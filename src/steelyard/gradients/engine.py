@@ -8,38 +8,33 @@ shares weights gets correct gradients, and the record names what was slower than
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from steelyard.errors import SettingError
+from steelyard.gradients.batching import Positions, Room, by_length, in_order, measured_room, restoring
 from steelyard.gradients.coverage import Coverage, cover, split_matrix, split_rows
-from steelyard.gradients.factors import (
-    Factors,
-    Lookup,
-    Outer,
-    Rows,
-    flat,
-    full_dot,
-    ghost_dot,
-    ghost_is_cheaper,
-    squared_norms,
-)
+from steelyard.gradients.factors import Factors, Lookup, Outer, Rows, flat, squared_norms
 from steelyard.gradients.fallback import Batch, Function
 from steelyard.gradients.kronecker import KroneckerMetric
 from steelyard.gradients.passes import check_finite, functional_factors, length, one_pass, paused
-from steelyard.gradients.projection import BlockProjector, block_projector
+from steelyard.gradients.projection import Projector, block_projector
+from steelyard.gradients.queries import Gathered, dot, scaled
+from steelyard.gradients.queries import QuerySide as QuerySide
 from steelyard.gradients.signs import Projection
+from steelyard.gradients.splits import By, Heads, Split, heads_of, split_by_parameters, split_by_token
 from steelyard.gradients.taps import recording
+from steelyard.problem import HasLengths
 from steelyard.records import Examples
 
 Of = Literal["loss", "measurement"]
-_BATCH_BYTES = 128 * 2**20
-_LARGEST_BATCH = 4096
 _PROBE = 3
 
 
@@ -69,19 +64,6 @@ class Differentiable(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class QuerySide:
-    """Query gradients made ready for dot products with training gradients.
-
-    Attributes:
-        blocks: Per block the factors, or full rows where those are cheaper or a metric was applied.
-        count: Number of queries.
-    """
-
-    blocks: Mapping[str, Factors]
-    count: int
-
-
 class TorchGradients:
     """The gradient engine at one fitted model.
 
@@ -92,7 +74,9 @@ class TorchGradients:
         learner: Gives the model, batches and functions.
         fitted: The fitted model to differentiate at.
         dtype: Compute in this number type instead of the model's own; ``float64`` for references.
-        batch_size: Examples per pass; chosen so that factors take about 128 MiB if None.
+        batch_size: Examples per pass. None: as many as fit into a working set that is measured on the first
+            examples: about 1 GiB for sequences whose lengths the learner tells, batched by padded tokens; else
+            about 128 MiB of factors. One example that needs more goes alone.
     """
 
     def __init__(
@@ -112,7 +96,9 @@ class TorchGradients:
         self._dtype = dtype
         self._batch_size = batch_size
         self._coverage: Coverage | None = None
-        self._projectors: dict[Projection, dict[str, BlockProjector]] = {}
+        self._room = Room()
+        self._counted: WeakKeyDictionary[Examples, np.ndarray] = WeakKeyDictionary()
+        self._projectors: dict[Projection, dict[str, Projector]] = {}
         self.names = tuple(name for name, p in model.named_parameters() if p.requires_grad)
 
     @property
@@ -133,12 +119,17 @@ class TorchGradients:
         if self._coverage is None:
             batch = next(self._raw_batches(examples, min(_PROBE, len(examples))))
             self._coverage = cover(self.model, self._learner.loss_function, batch)
-            if self._batch_size is None:
-                self._batch_size = self._choose_batch_size(batch)
+            self._room = (
+                measured_room(
+                    self.model, self._learner.loss_function, batch, self._coverage, self._lengths(examples)
+                )
+                if self._batch_size is None
+                else Room(self._batch_size, sys.maxsize)
+            )
         return self._coverage
 
     def capture(self, examples: Examples, of: Of) -> Iterator[dict[str, Factors]]:
-        """Factors of every block, batch by batch.
+        """Factors of every block, batch by batch, examples in order.
 
         Cost: one forward and one backward pass of activations per batch, plus one vectorised pass for
         parameters that fall back.
@@ -150,27 +141,38 @@ class TorchGradients:
         Raises:
             NumericsError: If a value is NaN or infinite; names the example.
         """
-        function = self._learner.loss_function if of == "loss" else self._learner.measurement_function
-        yield from self.capture_function(examples, function)
+        yield from self.capture_function(examples, self._function(of))
 
     def capture_function(self, examples: Examples, function: Function) -> Iterator[dict[str, Factors]]:
         """The same for any function of model and batch that gives one value per example."""
+        for _, found in self._passes(examples, function, sort=False):
+            yield found
+
+    def _function(self, of: Of) -> Function:
+        return self._learner.loss_function if of == "loss" else self._learner.measurement_function
+
+    def _passes(
+        self, examples: Examples, function: Function, *, sort: bool
+    ) -> Iterator[tuple[Positions, dict[str, Factors]]]:
+        """Batches as positions in ``examples`` and factors; out of order where ``sort`` saves padding."""
         coverage = self.coverage(examples)
-        start = 0
         with recording(self.model, coverage.blocks, coverage.broadcast) as recorder:
-            for batch in self._raw_batches(examples, self._batch_size or 1):
-                count = length(batch)
+            for rows, batch in self._batches(examples, sort=sort):
                 values = one_pass(recorder, self.model, function, batch)
-                check_finite(values, examples, start)
+                check_finite(values, examples, rows)
                 found = recorder.factors()
                 if coverage.functional:
                     with paused(recorder):
                         found.update(functional_factors(self.model, function, batch, coverage.functional))
-                yield found
-                start += count
+                yield rows, found
 
     def prepare(
-        self, queries: Examples, metric: KroneckerMetric | None = None, *, unit_norm: bool = False
+        self,
+        queries: Examples,
+        metric: KroneckerMetric | None = None,
+        *,
+        unit_norm: bool = False,
+        rank: int | None = None,
     ) -> QuerySide:
         """Query gradients ready for :meth:`products`.
 
@@ -181,20 +183,29 @@ class TorchGradients:
             queries: The queries.
             metric: Applied to the query side once, if given: products are then ``g_i^T M g_q``.
             unit_norm: Scale every query gradient to length one (in the Euclidean norm).
+            rank: Keep only so many singular vectors per query and block, which takes rank (rows + columns)
+                numbers in place of rows times columns; whole gradients if None. Blocks that would not
+                become smaller stay whole.
+
+        Raises:
+            SettingError: If ``rank`` is below 1.
         """
+        if rank is not None and rank < 1:
+            raise SettingError(
+                f"rank={rank} of query gradients.", fix="give 1 or more, or None for all of it."
+            )
         sign = 1.0 if getattr(self._learner.measurement, "lower_is_better", True) else -1.0
-        parts: dict[str, list[Factors]] = {}
-        for found in self.capture(queries, "measurement"):
+        gathered = Gathered(rank)
+        order: list[Positions] = []
+        for rows, found in self._passes(queries, self._learner.measurement_function, sort=True):
             scale = torch.full((_count(found),), sign)
             if unit_norm:
                 scale = scale / torch.stack([squared_norms(f).cpu() for f in found.values()]).sum(0).sqrt()
-            for name, factors in found.items():
-                signed = scaled(factors, scale)
-                if metric is not None:
-                    signed = Rows(metric.apply(name, signed).flatten(1))
-                parts.setdefault(name, []).append(signed)
-        blocks = {name: _concatenate(pieces) for name, pieces in parts.items()}
-        return QuerySide(blocks, len(queries))
+            signed = {name: scaled(factors, scale) for name, factors in found.items()}
+            matrices = {} if metric is None else {name: metric.apply(name, f) for name, f in signed.items()}
+            gathered.add(signed, matrices)
+            order.append(rows)
+        return gathered.side(restoring(order, len(queries)))
 
     def products(self, examples: Examples, side: QuerySide) -> Float[np.ndarray, "example query"]:
         """``g_i^T M g_q`` for every training example and query.
@@ -202,17 +213,45 @@ class TorchGradients:
         Cost: one capture of the examples; then per block the cheaper of products from factors and products
         from full gradients.
         """
-        pieces: list[Tensor] = []
+        out: np.ndarray | None = None
         ready = dict(side.blocks)
-        for found in self.capture(examples, "loss"):
+        for rows, found in self._passes(examples, self._learner.loss_function, sort=True):
             total = torch.zeros(_count(found), side.count)
             for name, factors in found.items():
                 other = ready.get(name)
                 if other is not None:
-                    product, ready[name] = _dot(factors, other)
-                    total = product if total is None else total.to(product).add_(product)
-            pieces.append(total.cpu())
-        return torch.cat(pieces).numpy()
+                    product, ready[name] = dot(factors, other, compact=name in side.compact)
+                    total = total.to(product).add_(product)
+            values = total.cpu().numpy()
+            out = np.empty((len(examples), side.count), values.dtype) if out is None else out
+            out[rows] = values
+        return np.zeros((0, side.count), np.float32) if out is None else out
+
+    def products_by(
+        self, examples: Examples, side: QuerySide, by: By, *, heads: Heads | None = None
+    ) -> Split:
+        """The same products, taken apart; parts and rest sum to the whole.
+
+        Cost: one capture of the examples; by token, per token and query one pass over the query's gradient:
+        meant for the pairs that somebody looks at.
+
+        Args:
+            examples: Training examples.
+            side: The queries.
+            by: ``"token"``: position by position of the training example. ``"module"``: layer by layer of the
+                network as named, the halves of an adapter together. ``"layer"``: numbered layers.
+                ``"head"``: attention heads.
+            heads: How many heads there are, for ``"head"``; found in the model's configuration if None.
+
+        Raises:
+            CapabilityError: If the heads are not known.
+        """
+        passes = self._passes(examples, self._learner.loss_function, sort=True)
+        if by == "token":
+            return split_by_token(passes, side, len(examples), self._lengths(examples))
+        return split_by_parameters(
+            passes, side, len(examples), by, (heads or heads_of(self.model)) if by == "head" else None
+        )
 
     def norms(self, examples: Examples) -> Float[np.ndarray, " example"]:
         """Euclidean length of every training gradient."""
@@ -222,13 +261,13 @@ class TorchGradients:
         self, examples: Examples, metric: KroneckerMetric | None = None
     ) -> Float[np.ndarray, " example"]:
         """``g_i^T M g_i`` of every training example; the squared length without a metric."""
-        pieces: list[Tensor] = []
-        for found in self.capture(examples, "loss"):
+        out = np.zeros(len(examples))
+        for rows, found in self._passes(examples, self._learner.loss_function, sort=True):
             total = torch.zeros(_count(found), dtype=torch.float64)
             for name, factors in found.items():
                 total += (squared_norms(factors) if metric is None else metric.quadratic(name, factors)).cpu()
-            pieces.append(total)
-        return torch.cat(pieces).numpy()
+            out[rows] = total.numpy()
+        return out
 
     def features(
         self, examples: Examples, projection: Projection, of: Of = "loss"
@@ -238,15 +277,13 @@ class TorchGradients:
         Dense projections of the blocks are added up; two-sided ones stand side by side.
         """
         out = torch.empty(0)
-        done = 0
-        for found in self.capture(examples, of):
+        for positions, found in self._passes(examples, self._function(of), sort=True):
             parts = [(self._projector(projection, name, found[name]), found[name]) for name in sorted(found)]
             dense = projection.kind == "dense"
-            if not done:
+            if not len(out):
                 width = parts[0][0].width if dense else sum(projector.width for projector, _ in parts)
                 out = torch.empty(len(examples), width, dtype=_dtype(parts[0][1]))
-            rows = out[done : done + _count(found)]
-            done += len(rows)
+            rows = out[positions]
             if dense:
                 rows.copy_(torch.stack([projector(factors) for projector, factors in parts]).sum(0))
                 continue
@@ -256,7 +293,7 @@ class TorchGradients:
                 column += projector.width
         return out.numpy()
 
-    def _projector(self, projection: Projection, name: str, factors: Factors) -> BlockProjector:
+    def _projector(self, projection: Projection, name: str, factors: Factors) -> Projector:
         known = self._projectors.setdefault(projection, {})
         if name not in known:
             like = factors.values if isinstance(factors, Rows) else factors.grads
@@ -294,7 +331,32 @@ class TorchGradients:
     def batches(self, examples: Examples) -> Iterator[Batch]:
         """Batches as :meth:`capture` takes them."""
         self.coverage(examples)
-        yield from self._raw_batches(examples, self._batch_size or 1)
+        for _, batch in self._batches(examples, sort=False):
+            yield batch
+
+    def room(self, examples: Examples) -> Room:
+        """How much one pass holds; measured on the first examples seen."""
+        self.coverage(examples)
+        return self._room
+
+    def _batches(self, examples: Examples, *, sort: bool) -> Iterator[tuple[Positions, Batch]]:
+        lengths, room = self._lengths(examples), self._room
+        if lengths is None or room.tokens is None:
+            start = 0
+            for batch in self._raw_batches(examples, room.examples):
+                yield slice(start, start + length(batch)), batch
+                start += length(batch)
+            return
+        for rows in (by_length if sort else in_order)(lengths, room):
+            part = examples.take(rows)
+            yield rows, next(self._raw_batches(part, len(part)))
+
+    def _lengths(self, examples: Examples) -> np.ndarray | None:
+        if not isinstance(self._learner, HasLengths):
+            return None
+        if examples not in self._counted:
+            self._counted[examples] = np.asarray(self._learner.lengths(examples), dtype=np.int64)
+        return self._counted[examples]
 
     def _raw_batches(self, examples: Examples, size: int) -> Iterator[Batch]:
         for batch in self._learner.batches(examples, size):
@@ -303,52 +365,9 @@ class TorchGradients:
             else:
                 yield {key: t.to(self._dtype) if t.is_floating_point() else t for key, t in batch.items()}
 
-    def _choose_batch_size(self, batch: Batch) -> int:
-        coverage = self._coverage
-        if coverage is None:
-            return 1
-        with recording(self.model, coverage.blocks, coverage.broadcast) as recorder:
-            one_pass(recorder, self.model, self._learner.loss_function, batch)
-            found = recorder.factors()
-        numbers = sum(t.numel() for f in found.values() for t in vars(f).values() if isinstance(t, Tensor))
-        return int(min(_LARGEST_BATCH, max(1, _BATCH_BYTES // max(1, 8 * numbers // length(batch)))))
-
 
 def _count(found: Mapping[str, Factors]) -> int:
     return len(next(iter(found.values())))
-
-
-def scaled(factors: Factors, scale: Tensor) -> Factors:
-    """Every example's gradient times its own number."""
-    if isinstance(factors, Rows):
-        return Rows(factors.values * scale.to(factors.values)[:, None])
-    grads = factors.grads * scale.to(factors.grads)[:, None, None]
-    if isinstance(factors, Lookup):
-        return Lookup(factors.index, grads, factors.rows)
-    return replace(factors, grads=grads)
-
-
-def _concatenate(pieces: Sequence[Factors]) -> Factors:
-    first = pieces[0]
-    if len(pieces) == 1:
-        return first
-    samelength = len({p.grads.shape[1] for p in pieces if not isinstance(p, Rows)}) <= 1
-    if isinstance(first, Rows) or not samelength:
-        return Rows(torch.cat([flat(piece) for piece in pieces]))
-    grads = torch.cat([p.grads for p in pieces if not isinstance(p, Rows)])
-    if isinstance(first, Lookup):
-        return Lookup(torch.cat([p.index for p in pieces if isinstance(p, Lookup)]), grads, first.rows)
-    return replace(first, raw=torch.cat([p.raw for p in pieces if isinstance(p, Outer)]), grads=grads)
-
-
-def _dot(factors: Factors, other: Factors) -> tuple[Tensor, Factors]:
-    """Products with the query side, and the query side in the form to use from now on."""
-    if not isinstance(other, Rows):
-        if ghost_is_cheaper(factors, other):
-            return ghost_dot(factors, other), other
-        rows = Rows(flat(other))
-        return full_dot(factors, rows.values), other if isinstance(other, Lookup) else rows
-    return full_dot(factors, other.values), other
 
 
 def _dtype(factors: Factors) -> torch.dtype:

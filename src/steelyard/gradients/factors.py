@@ -10,6 +10,7 @@ Which way of a dot product is cheaper is decided by :func:`ghost_is_cheaper`, a 
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -201,27 +202,52 @@ def ghost_dot(first: Factors, second: Factors) -> Float[Tensor, "first second"]:
     """
     if isinstance(first, Rows) or isinstance(second, Rows):
         raise TypeError("rows have no factors; multiply them as matrices")
-    b2, t2 = second.grads.shape[:2]
-    t1 = first.grads.shape[1]
-    step = max(1, _CHUNK_ELEMENTS // max(1, t1 * b2 * t2))
-    pieces = [_ghost_piece(first.slice(i, i + step), second) for i in range(0, len(first), step)]
+    if first.grads.shape[1] == second.grads.shape[1] == 1 and len(first) * len(second) <= _CHUNK_ELEMENTS:
+        return _pairs(first, second)
+    return _in_pieces(first, second, lambda one, other: _ghost(one, other).sum(dim=(1, 3)), dim=1)
+
+
+def ghost_positions(first: Factors, second: Factors) -> Float[Tensor, "first position second"]:
+    """The same before the sum over the positions of the first."""
+    if isinstance(first, Rows) or isinstance(second, Rows):
+        raise TypeError("rows have no factors; multiply them as matrices")
+    return _in_pieces(first, second, lambda one, other: _ghost(one, other).sum(dim=3), dim=2)
+
+
+def _in_pieces(
+    first: "Outer | Lookup",
+    second: "Outer | Lookup",
+    multiply: Callable[["Outer | Lookup", "Outer | Lookup"], Tensor],
+    dim: int,
+) -> Tensor:
+    t1, (b2, t2) = first.grads.shape[1], second.grads.shape[:2]
+    few = max(1, _CHUNK_ELEMENTS // max(1, t1 * t2))
+    step = max(1, _CHUNK_ELEMENTS // max(1, t1 * t2 * min(b2, few)))
+    pieces = [
+        torch.cat([multiply(part, second.slice(j, j + few)) for j in range(0, b2, few)], dim)
+        for part in (first.slice(i, i + step) for i in range(0, len(first), step))
+    ]
     return torch.cat(pieces) if len(pieces) != 1 else pieces[0]
 
 
-def _ghost_piece(first: "Outer | Lookup", second: "Outer | Lookup") -> Tensor:
-    b1, t1 = first.grads.shape[:2]
-    b2, t2 = second.grads.shape[:2]
+def _ghost(first: "Outer | Lookup", second: "Outer | Lookup") -> Float[Tensor, "first t second s"]:
+    (b1, t1), (b2, t2) = first.grads.shape[:2], second.grads.shape[:2]
+    return _pairs(first, second).view(b1, t1, b2, t2)
+
+
+def _pairs(first: "Outer | Lookup", second: "Outer | Lookup") -> Tensor:
+    """``(a_it . a_js)(g_it . g_js)`` of all positions with all positions."""
+    if isinstance(first, Lookup) and isinstance(second, Outer):
+        # The second is a matrix of low rank over the whole table; its rows are the table's.
+        at_rows = second.grads.flatten(0, 1).T[first.index.flatten()]
+        return at_rows * (first.grads.flatten(0, 1) @ second.inputs.flatten(0, 1).T)
     products = first.grads.flatten(0, 1) @ second.grads.flatten(0, 1).T
     if isinstance(first, Lookup) and isinstance(second, Lookup):
         same = first.index.reshape(-1, 1) == second.index.reshape(1, -1)
-        products = products.masked_fill_(~same, 0.0)
-    elif isinstance(first, Outer) and isinstance(second, Outer):
-        products = products.mul_(first.input_products(second))
-    else:
-        raise TypeError("gradients of different blocks have no dot product")
-    if t1 == t2 == 1:
-        return products
-    return products.view(b1, t1, b2, t2).sum(dim=(1, 3))
+        return products.masked_fill_(~same, 0.0)
+    if isinstance(first, Outer) and isinstance(second, Outer):
+        return products.mul_(first.input_products(second))
+    raise TypeError("gradients of different blocks have no dot product")
 
 
 def full_dot(factors: Factors, others: Float[Tensor, "second param"]) -> Float[Tensor, "first second"]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,15 +27,20 @@ def one_pass(recorder: Recorder, model: nn.Module, function: Function, batch: Ba
     return values.detach()
 
 
-def check_finite(values: Tensor, examples: Examples, start: int) -> None:
+def check_finite(values: Tensor, examples: Examples, rows: np.ndarray | slice) -> None:
     """Refuse a batch with NaN or infinity, naming the example.
+
+    Args:
+        values: One per example of the batch.
+        examples: Where the batch was taken from.
+        rows: Which of them are in the batch.
 
     Raises:
         NumericsError: If a value is not finite.
     """
     bad = torch.nonzero(~torch.isfinite(values))
     if len(bad):
-        position = start + int(bad[0, 0])
+        position = np.arange(len(examples))[rows][int(bad[0, 0])]
         raise NumericsError(
             f"{examples.source}: the value of example {str(examples.ids[position])!r} is "
             f"{float(values[bad[0, 0]])}, so its gradient has no meaning.",
