@@ -1,25 +1,91 @@
-"""Writes the figures of ``benchmarks/README.md`` from ``results/*.json``, so that none is copied by hand.
+"""Writes figures from ``results/*.json`` into ``benchmarks/README.md`` and ``docs/families``: none is copied by hand.
 
 python -m benchmarks.figures            write them
 python -m benchmarks.figures --check    fail if the page shows other figures than the results
 """
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import HERE, RESULTS
 
 PAGE = HERE / "README.md"
+FAMILIES = HERE.parent / "docs" / "families"
 _START, _END = "<!-- figures: made by benchmarks/figures.py -->", "<!-- end of figures -->"
 
 
-def page() -> str:
-    """The page with the figures of the results that are there."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(_START)
+_METHODS_OF = {
+    "influence": (
+        "gauss_newton",
+        "kfac",
+        "ekfac",
+        "ekfac_cg",
+        "shampoo",
+        "tkfac",
+        "datainf",
+        "cg",
+        "lissa",
+        "arnoldi",
+        "nystrom",
+    ),
+    "projected": ("trak", "logra", "trackstar", "less", "grass"),
+    "through-training": ("tracin", "source", "replay"),
+}
+"""Pages of ``docs/families`` that show figures, and the methods that they are about."""
+
+
+def pages() -> dict[Path, str]:
+    """Every page that shows figures, with the figures of the results that are there."""
+    found = {PAGE: _filled(PAGE, sections())}
+    path = RESULTS / "attribution.json"
+    if path.exists():
+        results = json.loads(path.read_text(encoding="utf-8"))["results"]
+        for family, methods in _METHODS_OF.items():
+            page = FAMILIES / f"{family}.md"
+            found[page] = _filled(page, _family(results, methods))
+    return found
+
+
+def _filled(page: Path, figures: str) -> str:
+    before, start, rest = page.read_text(encoding="utf-8").partition(_START)
+    if not start:
+        raise ValueError(f"{page}: there is no line {_START!r}")
     _, _, after = rest.partition(_END)
-    return f"{before}{_START}\n\n{sections()}\n{_END}{after}"
+    return f"{before}{_START}\n\n{figures}\n{_END}{after}"
+
+
+def _family(results: Mapping[str, Any], methods: Sequence[str]) -> str:
+    """The lines of ``attribution`` about these methods, with peers of the same name and the baselines."""
+    shown = {*methods, "grad_dot", "bm25", "embedding_cosine", "random"}
+    lines = [
+        "By `python -m benchmarks.attribution --peers`; machine and versions stand in `benchmarks/README.md`.",
+        "",
+    ]
+    for task, facts in results.items():
+        rows = [
+            (
+                r["who"],
+                r["method"],
+                r["lds"],
+                f"{r['low']:.3f} to {r['high']:.3f}",
+                r["qld"],
+                r["error"],
+                r["seconds"],
+            )
+            for r in facts["lines"]
+            if re.split(r"[(, ]", r["method"])[0] in shown
+        ]
+        lines += [
+            f"{task}: {facts['about']}; LDS ceiling {facts['ceiling']:.2f}.",
+            "",
+            *_table(("who", "method", "LDS", "95 %", "QLD, nats", "±", "seconds"), rows),
+            "",
+        ]
+    return "\n".join(lines)
 
 
 def sections() -> str:
@@ -158,17 +224,17 @@ def _cell(value: Any) -> str:
 
 
 def main() -> int:
-    """Write the page, or say that it is stale."""
-    wanted = page()
+    """Write the pages, or say which are stale."""
+    wanted = pages()
+    stale = [path for path, text in wanted.items() if path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv[1:]:
-        if PAGE.read_text(encoding="utf-8") == wanted:
-            return 0
-        print(
-            "benchmarks/README.md shows other figures than benchmarks/results; run python -m benchmarks.figures."
-        )
-        return 1
-    PAGE.write_text(wanted, encoding="utf-8")
-    print(PAGE.relative_to(HERE.parent))
+        for path in stale:
+            shown = path.relative_to(HERE.parent)
+            print(f"{shown} shows other figures than benchmarks/results; run python -m benchmarks.figures.")
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(wanted[path], encoding="utf-8")
+        print(path.relative_to(HERE.parent))
     return 0
 
 

@@ -56,10 +56,11 @@ def test_pages_made_from_code_are_current(generate):
     assert generate.stale() == [], "run `make docs`"
 
 
-def test_the_page_of_figures_shows_the_recorded_results():
-    from benchmarks.figures import PAGE, page
+def test_pages_of_figures_show_the_recorded_results():
+    from benchmarks.figures import pages
 
-    assert PAGE.read_text(encoding="utf-8") == page(), "run `python -m benchmarks.figures`"
+    for path, wanted in pages().items():
+        assert path.read_text(encoding="utf-8") == wanted, f"{path.name}: run `python -m benchmarks.figures`"
 
 
 def test_every_method_command_and_check_has_its_section(generate):
