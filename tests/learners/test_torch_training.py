@@ -1,6 +1,7 @@
 """Training: equal to a plain torch loop, blind to absent examples, repeatable, and it leaves no trace."""
 
 import copy
+import dataclasses
 import re
 
 import numpy as np
@@ -9,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from steelyard.errors import DataError, FitError, ModelError, ShapeError
+from steelyard.errors import CapabilityError, DataError, FitError, ModelError, ShapeError
 from steelyard.learners import SGD, Adam, AdamW, Torch
 from steelyard.learners.recipes import learning_rates
 from steelyard.learners.torch_batches import epoch_order, id_keys
 from steelyard.learners.torch_steps import optimiser_for
+from steelyard.problem import HasMoments
 from tests.learners.torch_cases import Scaled, TwoInputs, blobs, examples, mlp
 
 RECIPES = [
@@ -463,3 +465,59 @@ def test_read_only_and_reversed_columns_are_no_trouble():
     ):
         stored = examples({"input": column, "label": data.columns["label"]})
         assert_same(Torch(mlp(), recipe=RECIPES[0]).fit(stored).parameters, expected)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("recipe", [r for r in RECIPES if not isinstance(r, SGD)], ids=repr)
+def test_moments_are_those_of_torch_optim(recipe, flat, monkeypatch):
+    if not flat:
+        monkeypatch.setattr("steelyard.learners.torch_training.FLAT_LIMIT", 0)
+    data, net = blobs(40), mlp()
+    learner = Torch(net, recipe=dataclasses.replace(recipe, checkpoints=2))
+    fitted = learner.fit(data, seed=2)
+    torch.manual_seed(2)
+    model = copy.deepcopy(net)
+    for part in (model[0], model[2]):
+        part.reset_parameters()
+    optimiser, keys = optimiser_for(list(model.parameters()), recipe), id_keys(data.ids)
+    x, y = torch.from_numpy(data.columns["input"]), torch.from_numpy(data.columns["label"])
+    size = recipe.batch_size or 40
+    rates = iter(learning_rates(recipe, recipe.epochs * -(-40 // size)))
+    for epoch in range(recipe.epochs):
+        for rows in torch.from_numpy(epoch_order(keys, seed=2, epoch=epoch)).split(size):
+            optimiser.param_groups[0]["lr"] = next(rates)
+            optimiser.zero_grad()
+            F.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimiser.step()
+    moments = learner.moments(fitted)
+    assert moments.step == recipe.epochs * -(-40 // size)
+    for name, parameter in model.named_parameters():
+        state = optimiser.state[parameter]
+        torch.testing.assert_close(moments.first[name], state["exp_avg"], rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(moments.second[name], state["exp_avg_sq"], rtol=1e-4, atol=1e-9)
+    [half, whole] = [learner.moments(model) for model, _ in learner.checkpoints(fitted)]
+    assert half.step == moments.step // 2
+    assert_same(whole.first, moments.first)
+    assert apart(half.first, moments.first) > 1e-4
+    again = learner.restore(learner.dump(fitted))
+    assert_same(learner.moments(again).second, moments.second)
+    assert_same(learner.moments(next(learner.checkpoints(again))[0]).first, half.first)
+
+
+def test_moments_are_refused_where_there_are_none():
+    data, net = blobs(30), mlp()
+    sgd = Torch(net, recipe=RECIPES[0])
+    assert isinstance(sgd, HasMoments)
+    with pytest.raises(CapabilityError, match="trained without Adam"):
+        sgd.moments(sgd.fit(data))
+    given = Torch(net, recipe=RECIPES[4], trained=True)
+    with pytest.raises(CapabilityError, match="not known"):
+        given.moments(given.explained(data))
+
+
+def test_moments_of_a_parameter_without_gradients_are_zero():
+    fitted = Torch(Branch(), recipe=RECIPES[3]).fit(blobs(50), seed=3)
+    never = [name for name, value in fitted.moments.second.items() if not value.any()]
+    assert fitted.moments.first.keys() == {name for name, _ in Branch().named_parameters()}
+    assert all(not fitted.moments.first[name].any() for name in never)

@@ -28,10 +28,12 @@ from steelyard.learners.torch_functions import Functions
 from steelyard.learners.torch_losses import Batch, Loss, NamedLoss, resolve_loss, resolve_measure
 from steelyard.learners.torch_start import Start, check_resettable, origin_of
 from steelyard.learners.torch_state import check_state, checksum, dump, function_name, restore
+from steelyard.learners.torch_steps import Moments
 from steelyard.learners.torch_training import (
     Course,
     TorchFitted,
     UserFit,
+    known_moments,
     present,
     seeded,
     snapshot,
@@ -266,7 +268,16 @@ class Torch:
         if not fitted.checkpoints:
             yield fitted, fitted.learning_rate
         for point in fitted.checkpoints:
-            yield replace(fitted, parameters=point.parameters, checkpoints=()), point.learning_rate
+            model = replace(fitted, parameters=point.parameters, checkpoints=(), moments=point.moments)
+            yield model, point.learning_rate
+
+    def moments(self, fitted: TorchFitted) -> Moments:
+        """Adam's moments at this model, by parameter and without bias correction.
+
+        Raises:
+            CapabilityError: If the training is not known, or did not end with Adam or AdamW.
+        """
+        return known_moments(fitted)
 
     def dump(self, fitted: TorchFitted) -> Mapping[str, np.ndarray]:
         """The fitted model as arrays."""

@@ -72,6 +72,11 @@ class Table:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return self.take.device
+
     def batch(self, rows: np.ndarray | slice) -> dict[str, Tensor]:
         """The rows as tensors of their own, so that nothing done to them reaches the data."""
         if isinstance(rows, slice):

@@ -11,16 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from steelyard.errors import ModelError
+from steelyard.learners.torch_steps import Moments
 from steelyard.learners.torch_training import Checkpoint, TorchFitted
 
 _PARAMETERS = "parameters:"
 _CHECKPOINT = "checkpoint"
+_MOMENTS = ("first", "second")
 
 
 def dump(fitted: TorchFitted) -> dict[str, np.ndarray]:
     """The fitted network as arrays, none of which needs pickle.
 
-    Keys are ``parameters:NAME``, ``checkpoint0:NAME`` and so on, with the facts of the training beside them.
+    Keys are ``parameters:NAME``, ``checkpoint0:NAME`` and so on, Adam's moments ``first:NAME``, ``second:NAME``,
+    ``checkpoint0-first:NAME``; the facts of the training stand beside them.
     Types that NumPy lacks (bfloat16, float8) are kept as bits.
     """
     arrays = {
@@ -33,8 +36,10 @@ def dump(fitted: TorchFitted) -> dict[str, np.ndarray]:
     if fitted.classes is not None:
         arrays["classes"] = np.array(fitted.classes, dtype=str)
     arrays |= {f"{_PARAMETERS}{name}": _array(value) for name, value in fitted.parameters.items()}
+    arrays |= _dump_moments(fitted.moments, "")
     for k, point in enumerate(fitted.checkpoints):
         arrays |= {f"{_CHECKPOINT}{k}:{name}": _array(value) for name, value in point.parameters.items()}
+        arrays |= _dump_moments(point.moments, f"{_CHECKPOINT}{k}-")
     return arrays
 
 
@@ -46,7 +51,12 @@ def restore(arrays: Mapping[str, np.ndarray], template: nn.Module) -> TorchFitte
     """
     state = template.state_dict()
     points = [
-        Checkpoint(_tensors(arrays, f"{_CHECKPOINT}{k}:", state), float(rate), int(step))
+        Checkpoint(
+            _tensors(arrays, f"{_CHECKPOINT}{k}:", state),
+            float(rate),
+            int(step),
+            _restore_moments(arrays, f"{_CHECKPOINT}{k}-", state),
+        )
         for k, (step, rate) in enumerate(
             zip(arrays["checkpoint_steps"], arrays["checkpoint_rates"], strict=True)
         )
@@ -58,6 +68,7 @@ def restore(arrays: Mapping[str, np.ndarray], template: nn.Module) -> TorchFitte
         learning_rate=float(arrays["learning_rate"]),
         losses=tuple(float(loss) for loss in arrays["losses"]),
         classes=tuple(str(name) for name in arrays["classes"]) if "classes" in arrays else None,
+        moments=_restore_moments(arrays, "", state),
     )
 
 
@@ -152,6 +163,24 @@ def _array(tensor: Tensor) -> np.ndarray:
     if tensor.dtype.is_floating_point and tensor.dtype not in (torch.float64, torch.float32, torch.float16):
         tensor = tensor.view(torch.int16 if tensor.dtype.itemsize == 2 else torch.int8)
     return np.array(tensor.numpy())
+
+
+def _dump_moments(moments: Moments | None, prefix: str) -> dict[str, np.ndarray]:
+    if moments is None:
+        return {}
+    arrays = {f"{prefix}moments_step": np.array(moments.step, dtype=np.int64)}
+    for kind, values in zip(_MOMENTS, (moments.first, moments.second), strict=True):
+        arrays |= {f"{prefix}{kind}:{name}": _array(value) for name, value in values.items()}
+    return arrays
+
+
+def _restore_moments(
+    arrays: Mapping[str, np.ndarray], prefix: str, state: Mapping[str, Tensor]
+) -> Moments | None:
+    if f"{prefix}moments_step" not in arrays:
+        return None
+    first, second = (_tensors(arrays, f"{prefix}{kind}:", state) for kind in _MOMENTS)
+    return Moments(first, second, int(arrays[f"{prefix}moments_step"]))
 
 
 def _tensors(arrays: Mapping[str, np.ndarray], prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,69 +5,120 @@ the forward and backward pass of a small one; refits take thousands of steps. On
 is three to eight kernels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from steelyard.learners.recipes import SGD, Adam, AdamW, Recipe
+from steelyard.learners.recipes import SGD, Adam, AdamW
 
 FLAT_LIMIT = 1_000_000
 """Parameters up to which copying gradients into one vector costs less than it saves."""
 
-Step = Callable[[float], None]
-_Update = Callable[[Tensor, Tensor, float], None]
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What Adam knows about the gradients, as ``torch.optim`` keeps it: without bias correction.
+
+    Attributes:
+        first: Running mean of the gradient by parameter (``exp_avg``).
+        second: Running mean of its square (``exp_avg_sq``).
+        step: Steps that went into them, for the correction ``1 - beta**step``.
+    """
+
+    first: dict[str, Tensor]
+    second: dict[str, Tensor]
+    step: int
+
+
+@dataclass(frozen=True, eq=False)
+class Optimiser:
+    """An optimiser at work on some parameters.
+
+    Attributes:
+        step: Takes one step at a learning rate, by the gradients that the parameters hold.
+        moments: Copies of Adam's moments as they stand; None for other optimisers.
+    """
+
+    step: Callable[[float], None]
+    moments: Callable[[], Moments | None]
 
 
 class MissingGradient(Exception):  # noqa: N818 - control flow inside the package, never shown
     """A parameter has no dense gradient in this step; ``torch.optim`` would skip it, a flat vector cannot."""
 
 
-def flat_step(parameters: Sequence[nn.Parameter], recipe: Recipe) -> Step:
-    """A function that takes one step at a learning rate, having moved the parameters into one vector.
+def flat_optimiser(parameters: Mapping[str, nn.Parameter], recipe: SGD | Adam | AdamW) -> Optimiser:
+    """An optimiser that has moved the parameters into one vector.
 
     Args:
-        parameters: Of one dtype on one device; they become views of the vector.
+        parameters: By name, of one dtype on one device; they become views of the vector.
         recipe: Says which optimiser.
 
     Raises:
-        MissingGradient: By the function, if a parameter has no gradient or a sparse one.
+        MissingGradient: By its steps, if a parameter has no gradient or a sparse one.
     """
-    flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
-    gradient = torch.empty_like(flat)
-    begin = 0
-    for parameter in parameters:
-        parameter.data = flat[begin : begin + parameter.numel()].view(parameter.shape)
-        begin += parameter.numel()
-    update = _sgd(recipe, flat) if isinstance(recipe, SGD) else _adam(recipe, flat)
+    values = torch.cat([parameter.detach().reshape(-1) for parameter in parameters.values()])
+    gradient = torch.empty_like(values)
+    for parameter, piece in zip(parameters.values(), split(values, parameters).values(), strict=True):
+        parameter.data = piece
+    slots = new_slots(recipe, values)
+    taken = 0
 
     def step(rate: float) -> None:
-        pieces = [_dense(parameter.grad) for parameter in parameters]
-        torch.cat(pieces, out=gradient)
+        nonlocal taken
+        taken += 1
+        torch.cat([_dense(parameter.grad) for parameter in parameters.values()], out=gradient)
         with torch.no_grad():
-            update(flat, gradient, rate)
+            update(recipe, values, gradient, slots, rate=rate, step=taken)
 
-    return step
+    def moments() -> Moments | None:
+        if isinstance(recipe, SGD):
+            return None
+        first, second = (split(slot.clone(), parameters) for slot in slots)
+        return Moments(first, second, taken)
+
+    return Optimiser(step, moments)
 
 
-def plain_step(parameters: Sequence[nn.Parameter], recipe: Recipe) -> Step:
-    """A function that takes one step at a learning rate with ``torch.optim``.
+def plain_optimiser(parameters: Mapping[str, nn.Parameter], recipe: SGD | Adam | AdamW) -> Optimiser:
+    """An optimiser of ``torch.optim``.
 
     Args:
-        parameters: Any; those without a gradient are skipped.
+        parameters: By name; those without a gradient are skipped.
         recipe: Says which optimiser.
     """
-    optimiser = optimiser_for(parameters, recipe)
+    optimiser = optimiser_for(list(parameters.values()), recipe)
+    taken = 0
 
     def step(rate: float) -> None:
+        nonlocal taken
+        taken += 1
         for group in optimiser.param_groups:
             group["lr"] = rate
         optimiser.step()
 
-    return step
+    def moments() -> Moments | None:
+        if isinstance(recipe, SGD):
+            return None
+        found = {
+            key: {
+                # Those that never had a gradient have no state yet.
+                name: optimiser.state.get(parameter, {})
+                .get(key, torch.zeros_like(parameter))
+                .detach()
+                .clone()
+                for name, parameter in parameters.items()
+            }
+            for key in ("exp_avg", "exp_avg_sq")
+        }
+        return Moments(found["exp_avg"], found["exp_avg_sq"], taken)
+
+    return Optimiser(step, moments)
 
 
-def optimiser_for(parameters: Sequence[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+def optimiser_for(parameters: Sequence[nn.Parameter], recipe: SGD | Adam | AdamW) -> torch.optim.Optimizer:
     """The ``torch.optim`` optimiser of a recipe, at its peak learning rate."""
     if isinstance(recipe, SGD):
         return torch.optim.SGD(
@@ -83,42 +134,76 @@ def optimiser_for(parameters: Sequence[nn.Parameter], recipe: Recipe) -> torch.o
     )
 
 
+def split(flat: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A flat vector as views of the shapes of ``like``, in its order."""
+    pieces = flat.split([tensor.numel() for tensor in like.values()])
+    return {
+        name: piece.view(tensor.shape) for (name, tensor), piece in zip(like.items(), pieces, strict=True)
+    }
+
+
+def new_slots(recipe: SGD | Adam | AdamW, like: Tensor) -> tuple[Tensor, ...]:
+    """What the optimiser remembers before its first step: the velocity, or Adam's two moments."""
+    if isinstance(recipe, SGD):
+        return (torch.zeros_like(like),) if recipe.momentum else ()
+    return torch.zeros_like(like), torch.zeros_like(like)
+
+
+def update(  # noqa: PLR0913 - an optimiser step has these operands
+    recipe: SGD | Adam | AdamW,
+    values: Tensor,
+    gradient: Tensor,
+    slots: tuple[Tensor, ...],
+    *,
+    rate: float,
+    step: int,
+) -> None:
+    """One step in place, by the arithmetic of ``torch.optim``; the gradient is used up.
+
+    Args:
+        recipe: Says which optimiser.
+        values: ``[param]`` Parameters.
+        gradient: ``[param]`` Of the mean loss of the batch.
+        slots: From :func:`new_slots`.
+        rate: Learning rate.
+        step: From 1, for Adam's bias correction.
+    """
+    if isinstance(recipe, SGD):
+        _sgd(recipe, values, gradient, slots, rate)
+    else:
+        _adam(recipe, values, gradient, slots, rate=rate, step=step)
+
+
 def _dense(gradient: Tensor | None) -> Tensor:
     if gradient is None or gradient.is_sparse:
         raise MissingGradient
     return gradient.reshape(-1)
 
 
-def _sgd(recipe: SGD, like: Tensor) -> _Update:
-    velocity: Tensor | None = None
-
-    def update(values: Tensor, gradient: Tensor, rate: float) -> None:
-        nonlocal velocity
-        if recipe.weight_decay:
-            gradient.add_(values, alpha=recipe.weight_decay)
-        if recipe.momentum:
-            velocity = gradient.clone() if velocity is None else velocity.mul_(recipe.momentum).add_(gradient)
-            gradient = gradient.add_(velocity, alpha=recipe.momentum) if recipe.nesterov else velocity
-        values.add_(gradient, alpha=-rate)
-
-    return update
+def _sgd(recipe: SGD, values: Tensor, gradient: Tensor, slots: tuple[Tensor, ...], rate: float) -> None:
+    if recipe.weight_decay:
+        gradient.add_(values, alpha=recipe.weight_decay)
+    for velocity in slots:
+        velocity.mul_(recipe.momentum).add_(gradient)
+        gradient = gradient.add_(velocity, alpha=recipe.momentum) if recipe.nesterov else velocity
+    values.add_(gradient, alpha=-rate)
 
 
-def _adam(recipe: Adam | AdamW, like: Tensor) -> _Update:
-    mean, square = torch.zeros_like(like), torch.zeros_like(like)
-    first, second = recipe.betas
-    steps = 0
-
-    def update(values: Tensor, gradient: Tensor, rate: float) -> None:
-        nonlocal steps
-        steps += 1
-        if isinstance(recipe, AdamW):
-            values.mul_(1 - rate * recipe.weight_decay)
-        elif recipe.weight_decay:
-            gradient.add_(values, alpha=recipe.weight_decay)
-        mean.lerp_(gradient, 1 - first)
-        square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        scale = (square.sqrt() / (1 - second**steps) ** 0.5).add_(recipe.eps)
-        values.addcdiv_(mean, scale, value=-rate / (1 - first**steps))
-
-    return update
+def _adam(
+    recipe: Adam | AdamW,
+    values: Tensor,
+    gradient: Tensor,
+    slots: tuple[Tensor, ...],
+    *,
+    rate: float,
+    step: int,
+) -> None:
+    (mean, square), (first, second) = slots, recipe.betas
+    if isinstance(recipe, AdamW):
+        values.mul_(1 - rate * recipe.weight_decay)
+    elif recipe.weight_decay:
+        gradient.add_(values, alpha=recipe.weight_decay)
+    mean.lerp_(gradient, 1 - first)
+    square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+    scale = (square.sqrt() / (1 - second**step) ** 0.5).add_(recipe.eps)
+    values.addcdiv_(mean, scale, value=-rate / (1 - first**step))

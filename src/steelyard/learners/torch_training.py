@@ -1,21 +1,28 @@
 """The training loop: a module and a recipe to fitted parameters, by the numbers of a plain torch loop."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from steelyard.errors import DataError, FitError, ModelError, ShapeError
+from steelyard.errors import CapabilityError, DataError, FitError, ModelError, ShapeError
 from steelyard.learners.recipes import Recipe, checkpoint_steps, learning_rates
-from steelyard.learners.torch_batches import Table, epoch_order, id_keys
+from steelyard.learners.torch_batches import epoch_order, id_keys
 from steelyard.learners.torch_losses import Batch
-from steelyard.learners.torch_steps import FLAT_LIMIT, MissingGradient, flat_step, plain_step
+from steelyard.learners.torch_steps import (
+    FLAT_LIMIT,
+    MissingGradient,
+    Moments,
+    Optimiser,
+    flat_optimiser,
+    plain_optimiser,
+)
 from steelyard.records import Examples
 
 LossFunction = Callable[[nn.Module, Batch], Tensor]
@@ -30,11 +37,13 @@ class Checkpoint:
         parameters: Parameters and buffers by name.
         learning_rate: Sum of the learning rates of the steps since the checkpoint before.
         step: How many steps had been taken.
+        moments: Adam's moments at that step; None for other optimisers.
     """
 
     parameters: dict[str, Tensor]
     learning_rate: float
     step: int
+    moments: Moments | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +58,7 @@ class TorchFitted:
         learning_rate: Sum of the learning rates of all steps; 0 where the training is not known.
         losses: Mean weighted training loss of each epoch, before each step, dropout and all.
         classes: Label values in the order of the logits where labels are text.
+        moments: Adam's moments after the last step; None for other optimisers and trainings not known.
     """
 
     parameters: dict[str, Tensor]
@@ -57,6 +67,30 @@ class TorchFitted:
     learning_rate: float = 0.0
     losses: tuple[float, ...] = ()
     classes: tuple[str, ...] | None = None
+    moments: Moments | None = None
+
+
+@runtime_checkable
+class Table(Protocol):
+    """Examples that batches can be drawn from; ``torch_batches.Table`` is one."""
+
+    @property
+    def ids(self) -> np.ndarray:
+        """``str[" example"]`` Ids, which decide the order of training."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        ...
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """The examples at these positions."""
+        ...
+
+    def stream(self, rows: np.ndarray, size: int) -> Iterator[Batch]:
+        """The examples at these positions, in batches of ``size``, the last of what is left."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +103,7 @@ class Course:
         rows: Positions of the examples that take part.
         weights: ``[row]`` Their weights; None where all are 1.
         seed: Of batch order and randomness in the network.
+        keep: What of a module a fitted model holds; None: all parameters and buffers.
     """
 
     table: Table
@@ -76,6 +111,7 @@ class Course:
     rows: np.ndarray
     weights: Tensor | None
     seed: int
+    keep: Callable[[nn.Module], dict[str, Tensor]] | None = None
 
 
 @contextmanager
@@ -160,6 +196,21 @@ def present(
     return rows, None if np.all(values[rows] == 1.0) else values[rows]
 
 
+def known_moments(fitted: TorchFitted) -> Moments:
+    """Adam's moments at a fitted model.
+
+    Raises:
+        CapabilityError: If the training is not known, or did not end with Adam or AdamW.
+    """
+    if fitted.moments is None:
+        how = "without Adam or AdamW" if fitted.learning_rate else "in a way that is not known"
+        raise CapabilityError(
+            f"there are no moments of gradients, because the model was trained {how}.",
+            fix="let the learner train it with recipe=AdamW(...), or use a method that does not need them.",
+        )
+    return fitted.moments
+
+
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers of a module, as contiguous copies of their own.
 
@@ -187,10 +238,11 @@ def _train(start: Callable[[], nn.Module], loss: LossFunction, course: Course, *
     checkpoints: list[Checkpoint] = []
     losses: list[float] = []
     keys = id_keys(course.table.ids[course.rows])
-    with seeded(course.seed, course.table.take.device), torch.inference_mode(mode=False), torch.enable_grad():
+    keep = course.keep or snapshot
+    with seeded(course.seed, course.table.device), torch.inference_mode(mode=False), torch.enable_grad():
         model = start().train()
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        advance = _optimiser(parameters, recipe, flat=flat)
+        parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        optimiser = _optimiser(parameters, recipe, flat=flat)
         for epoch in range(recipe.epochs):
             order = epoch_order(keys, seed=course.seed, epoch=epoch)
             total = 0.0
@@ -198,32 +250,39 @@ def _train(start: Callable[[], nn.Module], loss: LossFunction, course: Course, *
                 places = order[place * size : (place + 1) * size]
                 step = epoch * per_epoch + place
                 mean = _mean(_losses(model, loss, batch, len(places)), course.weights, places)
-                for parameter in parameters:
+                for parameter in parameters.values():
                     parameter.grad = None
                 mean.backward()
                 value = mean.item()
                 if not math.isfinite(value):
                     raise _diverged(model, loss, course, places, where=f"epoch {epoch + 1}, step {step + 1}")
-                advance(rates[step])
+                optimiser.step(rates[step])
                 total += value * len(places)
                 if step + 1 in kept:
                     before = checkpoints[-1].step if checkpoints else 0
                     rate = float(rates[before : step + 1].sum())
-                    checkpoints.append(Checkpoint(snapshot(model), rate, step + 1))
+                    checkpoints.append(Checkpoint(keep(model), rate, step + 1, optimiser.moments()))
             losses.append(total / count)
         _check_end(model, recipe)
-    return TorchFitted(snapshot(model), course.seed, tuple(checkpoints), float(rates.sum()), tuple(losses))
+    return TorchFitted(
+        keep(model),
+        course.seed,
+        tuple(checkpoints),
+        float(rates.sum()),
+        tuple(losses),
+        moments=optimiser.moments(),
+    )
 
 
-def _optimiser(parameters: Sequence[nn.Parameter], recipe: Recipe, *, flat: bool) -> Callable[[float], None]:
+def _optimiser(parameters: Mapping[str, nn.Parameter], recipe: Recipe, *, flat: bool) -> Optimiser:
     if not parameters:
         raise ModelError(
             "no parameter of the model requires a gradient.", fix="unfreeze what should be trained."
         )
-    alike = len({(p.dtype, p.device) for p in parameters}) == 1
-    if flat and alike and sum(p.numel() for p in parameters) <= FLAT_LIMIT:
-        return flat_step(parameters, recipe)
-    return plain_step(parameters, recipe)
+    alike = len({(p.dtype, p.device) for p in parameters.values()}) == 1
+    if flat and alike and sum(p.numel() for p in parameters.values()) <= FLAT_LIMIT:
+        return flat_optimiser(parameters, recipe)
+    return plain_optimiser(parameters, recipe)
 
 
 def _losses(model: nn.Module, loss: LossFunction, batch: Batch, count: int) -> Tensor:
