@@ -16,6 +16,7 @@ from torch import Tensor
 
 from steelyard.errors import SettingError
 from steelyard.gradients.factors import _CHUNK_ELEMENTS, Factors, Lookup, Rows
+from steelyard.gradients.kronecker import EigenBlock
 from steelyard.gradients.projection import BlockProjector, Projector, block_projector
 from steelyard.gradients.signs import Projection, rademacher, sides
 from steelyard.gradients.sparse_projection import SparseProjector
@@ -233,23 +234,25 @@ def _of_vectors(layout: Layout, vectors: Mapping[str, Factors]) -> dict[str, Pro
 
 
 def principal_bases(
-    arrays: Mapping[str, Tensor], found: Mapping[str, Factors], projection: Projection
+    blocks: Mapping[str, EigenBlock], found: Mapping[str, Factors], projection: Projection
 ) -> dict[str, tuple[Tensor | None, Tensor]]:
     """Top eigenvectors of each layer's output-gradient and input covariances, as many as a projection keeps.
 
-    Vectors have none and embeddings have unit vectors on the vocabulary's side, which would drop every rare word:
-    they are not in the result, so that they are projected at random.
+    Vectors have none, and those of an embedding are unit vectors on the vocabulary's side, which would drop every
+    rare word: they are not in the result, so that they are projected at random.
 
     Args:
-        arrays: ``<block>|left`` and ``<block>|right``, eigenvectors in columns with ascending eigenvalues.
+        blocks: Eigenvectors in columns; the order is that of the marginal sums of the eigenvalues.
         found: Factors of any example, for names and shapes.
         projection: How many to keep, as :func:`signs.sides` splits it.
     """
     bases: dict[str, tuple[Tensor | None, Tensor]] = {}
     for name, factors in found.items():
-        left, right = arrays.get(f"{name}|left"), arrays.get(f"{name}|right")
-        if isinstance(factors, Rows | Lookup) or left is None or right is None:
+        block = blocks.get(name)
+        if isinstance(factors, Rows | Lookup) or block is None or block.left is None or block.right is None:
             continue
         kept_rows, kept_columns = sides(factors.shape, projection.dimension)
-        bases[name] = left[:, -kept_rows:].flip(1), right[:, -kept_columns:].flip(1)
+        top_rows = block.values.sum(1).argsort(descending=True, stable=True)[:kept_rows]
+        top_columns = block.values.sum(0).argsort(descending=True, stable=True)[:kept_columns]
+        bases[name] = block.left[:, top_rows], block.right[:, top_columns]
     return bases

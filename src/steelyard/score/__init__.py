@@ -30,9 +30,13 @@ if TYPE_CHECKING:
     from steelyard.score.kronecker import TKFAC as TKFAC
     from steelyard.score.kronecker import Shampoo as Shampoo
     from steelyard.score.leave_one_out import LeaveOneOut as LeaveOneOut
+    from steelyard.score.less import LESS as LESS
+    from steelyard.score.logra import GraSS as GraSS
+    from steelyard.score.logra import LoGra as LoGra
     from steelyard.score.method import Method as Method
     from steelyard.score.method import MethodCard as MethodCard
     from steelyard.score.self_influence import SelfInfluence as SelfInfluence
+    from steelyard.score.trackstar import TrackStar as TrackStar
     from steelyard.score.trak import TRAK as TRAK
 
 METHODS: Mapping[str, str] = {
@@ -52,6 +56,10 @@ METHODS: Mapping[str, str] = {
     "tkfac": "steelyard.score.kronecker:TKFAC",
     "shampoo": "steelyard.score.kronecker:Shampoo",
     "trak": "steelyard.score.trak:TRAK",
+    "logra": "steelyard.score.logra:LoGra",
+    "trackstar": "steelyard.score.trackstar:TrackStar",
+    "less": "steelyard.score.less:LESS",
+    "grass": "steelyard.score.logra:GraSS",
     "self_influence": "steelyard.score.self_influence:SelfInfluence",
     "knn_shapley": "steelyard.score.knn_shapley:KNNShapley",
 }
