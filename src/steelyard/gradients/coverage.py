@@ -15,6 +15,8 @@ from steelyard.gradients.fallback import Batch, Function, row_gradients
 from steelyard.gradients.passes import length, one_pass
 from steelyard.gradients.taps import Block, recording, tappable
 
+_NEGLIGIBLE = 1e-3  # of the largest gradient: below this, rounding is measured against the largest
+
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
@@ -47,7 +49,7 @@ def cover(model: nn.Module, function: Function, batch: Batch) -> Coverage:
     notes: list[str] = []
     if functional:
         rows, vectorised = row_gradients(model, function, batch, functional)
-        wrong = [name for name in functional if not _close(rows[name], truth[name])]
+        wrong = [name for name in functional if not _close(rows[name], truth[name], _scale(truth))]
         if wrong:
             raise ModelError(
                 f"the per-example gradient of parameter {wrong[0]!r} differs between a batch and the example alone.",
@@ -109,7 +111,7 @@ def _broadcast_works(
         found = _recorded(model, function, batch, (), (name,))
     except (RuntimeError, ValueError, TypeError, IndexError):
         return False
-    return name in found and _close(flat(found[name]), truth[name])
+    return name in found and _close(flat(found[name]), truth[name], _scale(truth))
 
 
 def _recorded(
@@ -123,15 +125,24 @@ def _recorded(
 def _agrees(block: Block, factors: Factors, model: nn.Module, truth: Mapping[str, Tensor]) -> bool:
     rows = isinstance(factors, Rows)
     parts = split_rows(block, factors, model) if rows else split_matrix(block, factors.full())
-    return all(_close(part, truth[name]) for name, part in parts.items())
+    scale = _scale(truth)
+    return all(_close(part, truth[name], scale) for name, part in parts.items())
 
 
-def _close(rows: Tensor, truth: Tensor) -> bool:
+def _close(rows: Tensor, truth: Tensor, scale: float) -> bool:
+    """Whether rows are the truth up to rounding, which is relative to the largest gradient of the model too.
+
+    A parameter whose gradient is zero but for rounding, such as the bias of attention keys, has no size of its own.
+    """
     if rows.shape != truth.shape:
         return False
     precise = truth.dtype == torch.float64
-    size = float(truth.abs().max())
-    return float((rows - truth).abs().max()) <= (1e-9 if precise else 2e-4) * max(size, 1e-12)
+    size = max(float(truth.abs().max()), _NEGLIGIBLE * scale, 1e-12)
+    return float((rows - truth).abs().max()) <= (1e-9 if precise else 2e-4) * size
+
+
+def _scale(truth: Mapping[str, Tensor]) -> float:
+    return max((float(rows.abs().max()) for rows in truth.values() if rows.numel()), default=0.0)
 
 
 def split_matrix(block: Block, matrices: Tensor) -> dict[str, Tensor]:

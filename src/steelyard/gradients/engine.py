@@ -283,14 +283,19 @@ class TorchGradients:
             if not len(out):
                 width = parts[0][0].width if dense else sum(projector.width for projector, _ in parts)
                 out = torch.empty(len(examples), width, dtype=_dtype(parts[0][1]))
-            rows = out[positions]
             if dense:
-                rows.copy_(torch.stack([projector(factors) for projector, factors in parts]).sum(0))
+                out[positions] = (
+                    torch.stack([projector(factors) for projector, factors in parts]).sum(0).to(out)
+                )
                 continue
+            straight = isinstance(positions, slice)
+            rows = out[positions] if straight else out.new_empty(_count(found), out.shape[1])
             column = 0
             for projector, factors in parts:
                 projector.write(factors, rows[:, column : column + projector.width])
                 column += projector.width
+            if not straight:
+                out[positions] = rows
         return out.numpy()
 
     def _projector(self, projection: Projection, name: str, factors: Factors) -> Projector:

@@ -78,10 +78,10 @@ class Gathered:
         full = factors.full() if matrix is None else matrix
         whole = full.double().square().sum(dim=(1, 2))
         rows, columns = full.shape[1:]
-        if isinstance(factors, Rows) or rank * (rows + columns) >= rows * columns:
+        if isinstance(factors, Rows) or not _worth(rank, rows, columns):
             return Rows(full.flatten(1)), torch.zeros_like(whole), whole
         self._compact.add(name)
-        kept, lost = low_rank(full, rank)
+        kept, lost = low_rank(full, min(rank, rows, columns))
         return kept, lost, whole
 
     def side(self, order: np.ndarray | None = None) -> QuerySide:
@@ -93,6 +93,10 @@ class Gathered:
             squares = squares[:, order]
         lost = np.sqrt(squares[0] / np.maximum(squares[1], np.finfo(np.float64).tiny))
         return QuerySide(blocks, squares.shape[1], frozenset(self._compact), lost)
+
+
+def _worth(rank: int, rows: int, columns: int) -> bool:
+    return rank * (rows + columns) < rows * columns
 
 
 def low_rank(matrices: Float[Tensor, "query row column"], rank: int) -> tuple[Outer, Float[Tensor, " query"]]:
