@@ -115,8 +115,12 @@ class HasLengths(Protocol):
 class HasTokens(Protocol):
     """Knows which characters each token of an example stands for."""
 
+    def texts(self, examples: Examples) -> list[str]:
+        """What the tokens of every example are made of."""
+        ...
+
     def token_spans(self, examples: Examples) -> list[list[tuple[int, int]]]:
-        """First character of every token and the one after its last, in the example's text."""
+        """First character of every token and the one after its last, in :meth:`texts`."""
         ...
 
 

@@ -12,19 +12,25 @@ from steelyard.errors import CapabilityError
 from steelyard.learners.recipes import SGD as SGD
 from steelyard.learners.recipes import Adam as Adam
 from steelyard.learners.recipes import AdamW as AdamW
+from steelyard.learners.transformers_settings import Files as Files
+from steelyard.learners.transformers_settings import LoRA as LoRA
+from steelyard.learners.transformers_settings import Text as Text
 
 if TYPE_CHECKING:
     from steelyard.learners.sklearn import Sklearn as Sklearn
     from steelyard.learners.torch import Torch as Torch
     from steelyard.learners.torch_losses import Loss as Loss
+    from steelyard.learners.transformers import Transformers as Transformers
 
 _HOMES = {
     "Loss": "steelyard.learners.torch_losses",
     "Sklearn": "steelyard.learners.sklearn",
     "Torch": "steelyard.learners.torch",
+    "Transformers": "steelyard.learners.transformers",
 }
+_NEEDS = {"torch": ("PyTorch", "torch"), "transformers": ("transformers", "hf"), "peft": ("PEFT", "hf")}
 
-__all__ = ["SGD", "Adam", "AdamW", "Loss", "Sklearn", "Torch"]
+__all__ = ["SGD", "Adam", "AdamW", "Files", "LoRA", "Loss", "Sklearn", "Text", "Torch", "Transformers"]
 
 
 def __getattr__(name: str) -> Any:
@@ -33,10 +39,11 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        if error.name not in _NEEDS:
             raise
+        package, extra = _NEEDS[error.name]
         raise CapabilityError(
-            f"{name} needs PyTorch, which is not installed.", fix="pip install 'steelyard[torch]'."
+            f"{name} needs {package}, which is not installed.", fix=f"pip install 'steelyard[{extra}]'."
         ) from error
 
 
