@@ -125,6 +125,24 @@ class HasTokens(Protocol):
 
 
 @runtime_checkable
+class HasSpans(Protocol):
+    """Knows the course of a training: which steps led from one kept state to the next, on which examples."""
+
+    def spans(self, fitted: Any, examples: Examples) -> Any:
+        """The training in order: a sequence of ``learners.torch_spans.Span``."""
+        ...
+
+
+@runtime_checkable
+class HasReplay(Protocol):
+    """Can go through a training again, step by step and back."""
+
+    def replay(self, examples: Examples, weights: np.ndarray | None = None, seed: int = 0) -> Any:
+        """The training that ``fit`` does with the same arguments: a ``gradients.replay.Training``."""
+        ...
+
+
+@runtime_checkable
 class HasState(Protocol):
     """Can write a fitted model as arrays, so that a run folder can keep it."""
 
@@ -218,6 +236,8 @@ _PHRASES = {
     "HasMoments": "Adam's moments of gradients",
     "HasLengths": "lengths in tokens",
     "HasTokens": "the characters of every token",
+    "HasSpans": "the course of a training",
+    "HasReplay": "a training that can be replayed",
     "HasState": "a state that can be saved",
     "HasGradients": "per-example gradients",
     "HasCurvature": "exact curvature",

@@ -12,6 +12,8 @@ from steelyard.errors import CapabilityError
 from steelyard.learners.recipes import SGD as SGD
 from steelyard.learners.recipes import Adam as Adam
 from steelyard.learners.recipes import AdamW as AdamW
+from steelyard.learners.recipes import Stage as Stage
+from steelyard.learners.recipes import Stages as Stages
 from steelyard.learners.transformers_settings import Files as Files
 from steelyard.learners.transformers_settings import LoRA as LoRA
 from steelyard.learners.transformers_settings import Text as Text
@@ -30,7 +32,7 @@ _HOMES = {
 }
 _NEEDS = {"torch": ("PyTorch", "torch"), "transformers": ("transformers", "hf"), "peft": ("PEFT", "hf")}
 
-__all__ = ["SGD", "Adam", "AdamW", "Files", "LoRA", "Loss", "Sklearn", "Text", "Torch", "Transformers"]
+__all__ = ["SGD", "Adam", "AdamW", "Files", "LoRA", "Loss", "Sklearn", "Stage", "Stages", "Text", "Torch", "Transformers"]
 
 
 def __getattr__(name: str) -> Any:

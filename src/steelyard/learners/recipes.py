@@ -122,10 +122,90 @@ class AdamW:
         _check_adam(self)
 
 
-Recipe = SGD | Adam | AdamW
+Single = SGD | Adam | AdamW
+"""How one stage is trained: one optimiser and one schedule."""
 
 
-def learning_rates(recipe: Recipe, steps: int) -> Float[np.ndarray, " step"]:
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a training, on all training examples or on those with given values in a column.
+
+    Attributes:
+        recipe: How to train in this stage.
+        column: Column that says which examples take part; ``"id"`` for the ids; None for all examples.
+        values: Values of that column that take part.
+
+    Raises:
+        SettingError: If there is a column without values, or values without a column.
+
+    Example:
+        >>> Stage(SGD(lr=0.1, epochs=5), column="source", values=("web", "books")).values
+        ('web', 'books')
+    """
+
+    recipe: Single
+    column: str | None = None
+    values: tuple[str | int | float | bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.column is None) == bool(self.values):
+            raise SettingError(
+                f"Stage: column={self.column!r} with values={self.values!r}.",
+                fix='give both, such as column="source", values=("web",), or neither for all examples.',
+            )
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Stages of a training one after the other, such as pretraining and fine-tuning.
+
+    The parameters go on from stage to stage; every stage begins with a new optimiser and its own schedule.
+    Batch order and random numbers go on as if it were one training: ``Stages((A,))`` equals ``A`` bit by bit.
+    Each stage keeps the states that its recipe asks for, and always its last.
+
+    Attributes:
+        stages: In order; a bare recipe is a stage on all examples.
+
+    Raises:
+        SettingError: If there is no stage.
+
+    Example:
+        >>> both = Stages((AdamW(epochs=3), Stage(SGD(lr=0.1, epochs=1), column="part", values=("b",))))
+        >>> [type(stage.recipe).__name__ for stage in both.parts]
+        ['AdamW', 'SGD']
+    """
+
+    stages: tuple[Stage | SGD | Adam | AdamW, ...]
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise SettingError("Stages: there is no stage.", fix="give at least one recipe.")
+
+    @property
+    def parts(self) -> tuple[Stage, ...]:
+        """Every stage as a :class:`Stage`."""
+        return tuple(stage if isinstance(stage, Stage) else Stage(stage) for stage in self.stages)
+
+
+Recipe = SGD | Adam | AdamW | Stages
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages of any recipe; a single one is its own only stage."""
+    return recipe.parts if isinstance(recipe, Stages) else (Stage(recipe),)
+
+
+def last_recipe(recipe: Recipe) -> Single:
+    """What the training ends with."""
+    return stages_of(recipe)[-1].recipe
+
+
+def penalty(recipe: Single) -> float:
+    """Coefficient of ``|parameters|^2 / 2`` in the mean loss; AdamW's decoupled decay is no such term."""
+    return 0.0 if isinstance(recipe, AdamW) else float(recipe.weight_decay)
+
+
+def learning_rates(recipe: Single, steps: int) -> Float[np.ndarray, " step"]:
     """Learning rate of every step.
 
     With W warm-up steps, T steps in all, and s = (t - W) / (T - W), the factor on ``lr`` at step t = 0, 1, …
@@ -156,13 +236,13 @@ def learning_rates(recipe: Recipe, steps: int) -> Float[np.ndarray, " step"]:
     return recipe.lr * np.where(t < warm, (t + 1) / (warm + 1), factor)
 
 
-def warmup_steps(recipe: Recipe, steps: int) -> int:
+def warmup_steps(recipe: Single, steps: int) -> int:
     """Steps of warm-up out of ``steps``, never all of them."""
     asked = round(recipe.warmup * steps) if recipe.warmup < 1 else int(recipe.warmup)
     return min(asked, max(0, steps - 1))
 
 
-def checkpoint_steps(recipe: Recipe, epochs: int, steps_per_epoch: int) -> tuple[int, ...]:
+def checkpoint_steps(recipe: Single, epochs: int, steps_per_epoch: int) -> tuple[int, ...]:
     """After how many steps a state is kept, ascending; the final state is the last where any is kept."""
     total = epochs * steps_per_epoch
     if isinstance(recipe.checkpoints, int):
@@ -172,8 +252,14 @@ def checkpoint_steps(recipe: Recipe, epochs: int, steps_per_epoch: int) -> tuple
 
 
 def recipe_settings(recipe: Recipe) -> Mapping[str, Any]:
-    """The recipe as plain values, its class under ``"recipe"``."""
-    return {"recipe": type(recipe).__name__, **asdict(recipe)}
+    """The recipe as plain values, its class under ``"recipe"``; those of stages in a list."""
+    if not isinstance(recipe, Stages):
+        return {"recipe": type(recipe).__name__, **asdict(recipe)}
+    listed = [
+        {**recipe_settings(part.recipe), "column": part.column, "values": list(part.values)}
+        for part in recipe.parts
+    ]
+    return {"recipe": "Stages", "stages": listed}
 
 
 def _check_adam(recipe: Adam | AdamW) -> None:
@@ -184,7 +270,7 @@ def _check_adam(recipe: Adam | AdamW) -> None:
         raise SettingError(f"{type(recipe).__name__}: eps={recipe.eps}.", fix="give eps > 0, such as 1e-8.")
 
 
-def _check_common(recipe: Recipe) -> None:
+def _check_common(recipe: Single) -> None:
     name = type(recipe).__name__
     if not (recipe.lr > 0 and np.isfinite(recipe.lr)):
         raise SettingError(f"{name}: lr={recipe.lr}.", fix="give a positive learning rate.")
@@ -207,7 +293,7 @@ def _check_common(recipe: Recipe) -> None:
     _check_checkpoints(recipe)
 
 
-def _check_checkpoints(recipe: Recipe) -> None:
+def _check_checkpoints(recipe: Single) -> None:
     kept = recipe.checkpoints
     name = type(recipe).__name__
     if isinstance(kept, int):

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from steelyard.errors import CapabilityError, ModelError, SettingError
 from steelyard.learners import torch_checks as checks
-from steelyard.learners.recipes import SGD, Adam, AdamW, Recipe, recipe_settings
+from steelyard.learners.recipes import AdamW, Recipe, last_recipe, penalty, recipe_settings, stages_of
 from steelyard.learners.torch_batches import (
     Layout,
     Table,
@@ -23,14 +23,15 @@ from steelyard.learners.torch_batches import (
     require_examples,
     tabulate,
 )
+from steelyard.learners.torch_course import Course, stage_members
 from steelyard.learners.torch_embedding import embeddings
 from steelyard.learners.torch_functions import Functions
 from steelyard.learners.torch_losses import Batch, Loss, NamedLoss, resolve_loss, resolve_measure
+from steelyard.learners.torch_spans import Span, spans
 from steelyard.learners.torch_start import Start, check_resettable, origin_of
 from steelyard.learners.torch_state import check_state, checksum, dump, function_name, restore
 from steelyard.learners.torch_steps import Moments
 from steelyard.learners.torch_training import (
-    Course,
     TorchFitted,
     UserFit,
     known_moments,
@@ -41,6 +42,9 @@ from steelyard.learners.torch_training import (
     train_by_user,
 )
 from steelyard.records import Examples, Measurement
+
+if TYPE_CHECKING:
+    from steelyard.learners.torch_replay import TorchTraining
 
 _EVALUATED = 256  # examples per forward pass without gradients
 _REMEMBERED = 4  # modules and tables kept for reuse
@@ -181,7 +185,9 @@ class Torch:
         if layout.classes is not None and self._classes is None and self._trained:
             numbered = ", ".join(f"{name} = {k}" for k, name in enumerate(layout.classes[:8]))
             notes += (f"text labels were numbered in sorted order ({numbered}); classes=... says otherwise.",)
-        if isinstance(self._recipe, AdamW) and self._recipe.weight_decay:
+        if isinstance(self._recipe, Recipe) and any(
+            isinstance(stage.recipe, AdamW) and stage.recipe.weight_decay for stage in stages_of(self._recipe)
+        ):
             notes += ("AdamW's weight decay is no term of the training loss; curvature leaves it out.",)
         return notes
 
@@ -207,12 +213,11 @@ class Torch:
                 fix="give recipe=SGD(lr=..., epochs=...) (or Adam, AdamW, your own fit) beside trained=True.",
             )
         layout = self._remember(require_examples(examples))
-        rows, kept = present(examples.weights(), weights)
         if isinstance(self._recipe, Recipe):
-            factors = None if kept is None else torch.tensor(kept, dtype=self._dtype, device=self._device)
-            course = Course(self._table(examples), self._recipe, rows, factors, seed)
+            course = self._course(self._recipe, examples, weights, seed)
             fitted = train(self._origin.draw, self.loss_function, course)
         else:
+            rows, kept = present(examples.weights(), weights)
             chosen = examples if len(rows) == len(examples) else examples.take(rows)
             given = np.ones(len(rows)) if kept is None else kept
             fitted = train_by_user(self._recipe, chosen, given, seed=seed, device=self._device)
@@ -271,6 +276,31 @@ class Torch:
             model = replace(fitted, parameters=point.parameters, checkpoints=(), moments=point.moments)
             yield model, point.learning_rate
 
+    def spans(self, fitted: TorchFitted, examples: Examples) -> Sequence[Span]:
+        """The training behind a fitted model: every kept state with what happened since the one before.
+
+        Raises:
+            CapabilityError: If the training is not known: the model came trained or from the user's own fit.
+        """
+        return spans(fitted, self._recipe, examples)
+
+    def replay(self, examples: Examples, weights: np.ndarray | None = None, seed: int = 0) -> "TorchTraining":
+        """The training that :meth:`fit` does, to be gone through again step by step and back.
+
+        Raises:
+            CapabilityError: If the training is not known: the model came trained or from the user's own fit.
+        """
+        from steelyard.learners.torch_replay import TorchTraining
+
+        if self._trained or not isinstance(self._recipe, Recipe):
+            raise CapabilityError(
+                "the training of this model is not known: it came trained, or from your own fit.",
+                fix="let the learner train it: recipe=SGD(...) without trained=True; or use ekfac.",
+            )
+        self._remember(require_examples(examples))
+        course = self._course(self._recipe, examples, weights, seed)
+        return TorchTraining(self._origin.draw, self.loss_function, course, len(examples))
+
     def moments(self, fitted: TorchFitted) -> Moments:
         """Adam's moments at this model, by parameter and without bias correction.
 
@@ -321,8 +351,8 @@ class Torch:
         return gauss_newton(self, fitted, chosen, kept, decay=self.regularisation(fitted))
 
     def regularisation(self, fitted: TorchFitted) -> float:
-        """Coefficient of ``|parameters|² / 2`` in the mean loss; AdamW's decoupled decay is no such term."""
-        return float(self._recipe.weight_decay) if isinstance(self._recipe, SGD | Adam) else 0.0
+        """Coefficient of ``|parameters|² / 2`` in the mean loss of the last stage; AdamW's decay is no such term."""
+        return penalty(last_recipe(self._recipe)) if isinstance(self._recipe, Recipe) else 0.0
 
     def load(self, fitted: TorchFitted) -> nn.Module:
         """The model with the fitted parameters, in evaluation mode; each fitted model has its own module.
@@ -371,6 +401,12 @@ class Torch:
     def output_hessian_factor(self, outputs: Tensor, batch: Batch) -> Tensor:
         """``[batch, outputs, rank]``: R with R Rᵀ the Hessian of each loss in the outputs."""
         return self._functions.hessian_factor(outputs, batch)
+
+    def _course(self, recipe: Recipe, examples: Examples, weights: np.ndarray | None, seed: int) -> Course:
+        rows, kept = present(examples.weights(), weights)
+        factors = None if kept is None else torch.tensor(kept, dtype=self._dtype, device=self._device)
+        members = stage_members(recipe, examples, rows)
+        return Course(self._table(examples), recipe, rows, factors, seed, members=members)
 
     def _outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         return self._functions.outputs(model, batch, self._layout or Layout())

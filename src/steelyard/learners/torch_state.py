@@ -31,6 +31,7 @@ def dump(fitted: TorchFitted) -> dict[str, np.ndarray]:
         "learning_rate": np.array(fitted.learning_rate),
         "losses": np.array(fitted.losses, dtype=np.float64),
         "checkpoint_steps": np.array([point.step for point in fitted.checkpoints], dtype=np.int64),
+        "checkpoint_stages": np.array([point.stage for point in fitted.checkpoints], dtype=np.int64),
         "checkpoint_rates": np.array([point.learning_rate for point in fitted.checkpoints], dtype=np.float64),
     }
     if fitted.classes is not None:
@@ -56,9 +57,10 @@ def restore(arrays: Mapping[str, np.ndarray], template: nn.Module) -> TorchFitte
             float(rate),
             int(step),
             _restore_moments(arrays, f"{_CHECKPOINT}{k}-", state),
+            int(stage),
         )
-        for k, (step, rate) in enumerate(
-            zip(arrays["checkpoint_steps"], arrays["checkpoint_rates"], strict=True)
+        for k, (step, rate, stage) in enumerate(
+            zip(*(arrays[f"checkpoint_{fact}"] for fact in ("steps", "rates", "stages")), strict=True)
         )
     ]
     return TorchFitted(

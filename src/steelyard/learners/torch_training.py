@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steelyard.errors import CapabilityError, DataError, FitError, ModelError, ShapeError
-from steelyard.learners.recipes import Recipe, checkpoint_steps, learning_rates
-from steelyard.learners.torch_batches import epoch_order, id_keys
+from steelyard.learners.recipes import Single
+from steelyard.learners.torch_course import Course, Leg, legs
 from steelyard.learners.torch_losses import Batch
 from steelyard.learners.torch_steps import (
     FLAT_LIMIT,
@@ -38,12 +38,14 @@ class Checkpoint:
         learning_rate: Sum of the learning rates of the steps since the checkpoint before.
         step: How many steps had been taken.
         moments: Adam's moments at that step; None for other optimisers.
+        stage: Number of the stage of the training, from 0.
     """
 
     parameters: dict[str, Tensor]
     learning_rate: float
     step: int
     moments: Moments | None = None
+    stage: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,50 +70,6 @@ class TorchFitted:
     losses: tuple[float, ...] = ()
     classes: tuple[str, ...] | None = None
     moments: Moments | None = None
-
-
-@runtime_checkable
-class Table(Protocol):
-    """Examples that batches can be drawn from; ``torch_batches.Table`` is one."""
-
-    @property
-    def ids(self) -> np.ndarray:
-        """``str[" example"]`` Ids, which decide the order of training."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where batches are."""
-        ...
-
-    def batch(self, rows: np.ndarray) -> Batch:
-        """The examples at these positions."""
-        ...
-
-    def stream(self, rows: np.ndarray, size: int) -> Iterator[Batch]:
-        """The examples at these positions, in batches of ``size``, the last of what is left."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Course:
-    """What a training goes through, decided before its first step.
-
-    Attributes:
-        table: The examples.
-        recipe: How to train.
-        rows: Positions of the examples that take part.
-        weights: ``[row]`` Their weights; None where all are 1.
-        seed: Of batch order and randomness in the network.
-        keep: What of a module a fitted model holds; None: all parameters and buffers.
-    """
-
-    table: Table
-    recipe: Recipe
-    rows: np.ndarray
-    weights: Tensor | None
-    seed: int
-    keep: Callable[[nn.Module], dict[str, Tensor]] | None = None
 
 
 @contextmanager
@@ -143,10 +101,6 @@ def train(start: Callable[[], nn.Module], loss: LossFunction, course: Course) ->
         FitError: If the loss or the parameters become NaN or infinite, or there are no examples.
         ModelError: If the loss is not one number per example.
     """
-    if len(course.rows) == 0:
-        raise FitError(
-            "every example has weight 0, so there is nothing to train on.", fix="keep some examples."
-        )
     try:
         return _train(start, loss, course, flat=True)
     except MissingGradient:
@@ -230,64 +184,94 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _train(start: Callable[[], nn.Module], loss: LossFunction, course: Course, *, flat: bool) -> TorchFitted:
-    recipe, count = course.recipe, len(course.rows)
-    size = min(recipe.batch_size or count, count)
-    per_epoch = -(-count // size)
-    rates = learning_rates(recipe, recipe.epochs * per_epoch)
-    kept = checkpoint_steps(recipe, recipe.epochs, per_epoch)
     checkpoints: list[Checkpoint] = []
     losses: list[float] = []
-    keys = id_keys(course.table.ids[course.rows])
-    keep = course.keep or snapshot
+    rate, moments = 0.0, None
     with seeded(course.seed, course.table.device), torch.inference_mode(mode=False), torch.enable_grad():
         model = start().train()
-        parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        optimiser = _optimiser(parameters, recipe, flat=flat)
-        for epoch in range(recipe.epochs):
-            order = epoch_order(keys, seed=course.seed, epoch=epoch)
-            total = 0.0
-            for place, batch in enumerate(course.table.stream(course.rows[order], size)):
-                places = order[place * size : (place + 1) * size]
-                step = epoch * per_epoch + place
-                mean = _mean(_losses(model, loss, batch, len(places)), course.weights, places)
-                for parameter in parameters.values():
-                    parameter.grad = None
-                mean.backward()
-                value = mean.item()
-                if not math.isfinite(value):
-                    raise _diverged(model, loss, course, places, where=f"epoch {epoch + 1}, step {step + 1}")
-                optimiser.step(rates[step])
-                total += value * len(places)
-                if step + 1 in kept:
-                    before = checkpoints[-1].step if checkpoints else 0
-                    rate = float(rates[before : step + 1].sum())
-                    checkpoints.append(Checkpoint(keep(model), rate, step + 1, optimiser.moments()))
-            losses.append(total / count)
-        _check_end(model, recipe)
-    return TorchFitted(
-        keep(model),
-        course.seed,
-        tuple(checkpoints),
-        float(rates.sum()),
-        tuple(losses),
-        moments=optimiser.moments(),
-    )
+        for stage, leg in enumerate(legs(course)):
+            parameters = trainable_parameters(model)
+            optimiser = _optimiser(parameters, leg.recipe, flat=flat)
+            step = before = 0
+            for epoch in range(leg.recipe.epochs):
+                total = 0.0
+                for places, batch in epoch_batches(course, leg, epoch):
+                    mean = mean_loss(model, loss, course, places, batch)
+                    for parameter in parameters.values():
+                        parameter.grad = None
+                    mean.backward()
+                    value, where = mean.item(), leg.first_step + step + 1
+                    if not math.isfinite(value):
+                        raise _diverged(model, loss, course, places, leg.first_epoch + epoch + 1, where)
+                    optimiser.step(leg.rates[step])
+                    step, total = step + 1, total + value * len(places)
+                    if step in leg.kept:
+                        passed = float(leg.rates[before:step].sum())
+                        state = (course.keep or snapshot)(model)
+                        checkpoints.append(Checkpoint(state, passed, where, optimiser.moments(), stage))
+                        before = step
+                losses.append(total / len(leg.places))
+            _check_end(model, leg.recipe)
+            rate, moments = rate + float(leg.rates.sum()), optimiser.moments()
+    final = (course.keep or snapshot)(model)
+    return TorchFitted(final, course.seed, tuple(checkpoints), rate, tuple(losses), moments=moments)
 
 
-def _optimiser(parameters: Mapping[str, nn.Parameter], recipe: Recipe, *, flat: bool) -> Optimiser:
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that training moves, by name and in order.
+
+    Raises:
+        ModelError: If there are none.
+    """
+    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
     if not parameters:
         raise ModelError(
             "no parameter of the model requires a gradient.", fix="unfreeze what should be trained."
         )
+    return parameters
+
+
+def epoch_batches(course: Course, leg: Leg, epoch: int) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Positions within ``course.rows`` and tensors of every batch of an epoch of a stage."""
+    order = leg.order(epoch, course.seed)
+    for place, batch in enumerate(course.table.stream(course.rows[order], leg.size)):
+        yield order[place * leg.size : (place + 1) * leg.size], batch
+
+
+def mean_loss(
+    model: nn.Module, loss: LossFunction, course: Course, places: np.ndarray, batch: Batch
+) -> Tensor:
+    """What a step follows the gradient of: ``sum_i w_i l_i / |batch|``.
+
+    Args:
+        model: In training mode.
+        loss: ``(model, batch) -> [batch]``.
+        course: Gives the weights.
+        places: Positions of the batch within ``course.rows``.
+        batch: Their tensors.
+    """
+    losses = batch_losses(model, loss, batch, len(places))
+    if course.weights is None:
+        return losses.mean()
+    return (course.weights[torch.from_numpy(places).to(losses.device)] * losses).sum() / len(places)
+
+
+def _optimiser(parameters: Mapping[str, nn.Parameter], recipe: Single, *, flat: bool) -> Optimiser:
     alike = len({(p.dtype, p.device) for p in parameters.values()}) == 1
     if flat and alike and sum(p.numel() for p in parameters.values()) <= FLAT_LIMIT:
         return flat_optimiser(parameters, recipe)
     return plain_optimiser(parameters, recipe)
 
 
-def _losses(model: nn.Module, loss: LossFunction, batch: Batch, count: int) -> Tensor:
+def batch_losses(model: nn.Module, loss: LossFunction, batch: Batch, count: int) -> Tensor:
+    """``[batch]`` training losses of one step.
+
+    Raises:
+        FitError: If batch normalisation refuses a last batch of one example.
+        ModelError: If the loss is not one number per example.
+    """
     try:
-        return loss(model, batch)
+        losses = loss(model, batch)
     except ValueError as error:
         if count > 1:
             raise
@@ -296,21 +280,16 @@ def _losses(model: nn.Module, loss: LossFunction, batch: Batch, count: int) -> T
             f"the model failed on a last batch of one example: {error}",
             fix="choose another batch_size, or GroupNorm or LayerNorm in place of batch normalisation.",
         ) from error
-
-
-def _mean(losses: Tensor, weights: Tensor | None, places: np.ndarray) -> Tensor:
-    if losses.shape != (len(places),):
+    if losses.shape != (count,):
         raise ModelError(
-            f"the loss has shape {list(losses.shape)} for a batch of {len(places)} examples.",
+            f"the loss has shape {list(losses.shape)} for a batch of {count} examples.",
             fix='return one loss per example: reduction="none", then reduce within each example only.',
         )
-    if weights is None:
-        return losses.mean()
-    return (weights[torch.from_numpy(places).to(weights.device)] * losses).sum() / len(places)
+    return losses
 
 
-def _diverged(
-    model: nn.Module, loss: LossFunction, course: Course, places: np.ndarray, *, where: str
+def _diverged(  # noqa: PLR0913 - an error that says where, in whom and why
+    model: nn.Module, loss: LossFunction, course: Course, places: np.ndarray, epoch: int, step: int
 ) -> FitError:
     rows = course.rows[places]
     with torch.no_grad():
@@ -321,14 +300,14 @@ def _diverged(
         f", as have {len(bad) - 1} more of the {len(rows)} examples in this batch" if len(bad) > 1 else ""
     )
     return FitError(
-        f"the training loss became NaN or infinite in {where}: example "
+        f"the training loss became NaN or infinite in epoch {epoch}, step {step}: example "
         f"{str(course.table.ids[rows[worst]])!r} has the loss {losses[worst].item():g}{shared} "
         f"(seed {course.seed}).",
         fix="lower the learning rate or warm it up; look at this example for extreme values.",
     )
 
 
-def _check_end(model: nn.Module, recipe: Recipe) -> None:
+def _check_end(model: nn.Module, recipe: Single) -> None:
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise FitError(
