@@ -152,7 +152,8 @@ def split_matrix(block: Block, matrices: Tensor) -> dict[str, Tensor]:
         parts[block.bias] = matrices[:, :, -1]
         matrices = matrices[:, :, :-1]
     if block.weight is not None:
-        parts[block.weight] = matrices.flatten(1)
+        stored = matrices.transpose(1, 2) if block.transposed else matrices
+        parts[block.weight] = stored.flatten(1)
     return parts
 
 

@@ -5,7 +5,7 @@ of activations only; the weight gradients, a third of a training step, are what 
 model is given back as it was: modes, flags and hooks.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,11 +33,15 @@ class Block:
         name: Name of the module.
         weight: Name of its weight parameter, or None if that is frozen.
         bias: Name of its bias parameter, or None.
+        transposed: Whether the weight is stored as inputs times outputs.
+        embedding: Name of the embedding module that reads the same weight, where it is tied to one.
     """
 
     name: str
     weight: str | None
     bias: str | None
+    transposed: bool = False
+    embedding: str | None = None
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -48,15 +52,15 @@ class Block:
 def tappable(model: nn.Module) -> list[Block]:
     """Layers that can be tapped, in module order, with their trainable parameters.
 
-    A parameter that several modules share is left out here: its gradient is the sum over its uses and is
-    formed by the fallback.
+    An output layer that shares its weight with the input embedding is one block: its gradient is the sum over both
+    uses. Any other parameter that several modules share is left out here and formed by the fallback.
     """
     uses: dict[int, int] = {}
     for module in model.modules():
         for parameter in module._parameters.values():
             if parameter is not None:
                 uses[id(parameter)] = uses.get(id(parameter), 0) + 1
-    blocks: list[Block] = []
+    blocks = _tied(model, uses)
     for name, module in model.named_modules():
         if not _is_known(module):
             continue
@@ -69,8 +73,24 @@ def tappable(model: nn.Module) -> list[Block]:
             prefix = f"{name}." if name else ""
             weight = f"{prefix}weight" if "weight" in found else None
             bias = f"{prefix}bias" if "bias" in found else None
-            blocks.append(Block(name, weight, bias))
+            blocks.append(Block(name, weight, bias, transposed=_is_transposed(module)))
     return blocks
+
+
+def _tied(model: nn.Module, uses: Mapping[int, int]) -> list[Block]:
+    """Output layers whose weight is also the input embedding, and is nothing else."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    tables = {
+        id(module.weight): name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and _is_known(module)
+    }
+    return [
+        Block(name, names[id(module.weight)], None, embedding=tables[id(module.weight)])
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and _is_known(module) and module.bias is None
+        and id(module.weight) in tables and uses[id(module.weight)] == 2 and module.weight.requires_grad
+    ]  # fmt: skip
 
 
 def _is_known(module: nn.Module) -> bool:
@@ -86,7 +106,20 @@ def _is_known(module: nn.Module) -> bool:
         return plain and module.groups == 1 and module.padding_mode == "zeros"
     if isinstance(module, _NORMS):
         return forward in {kind.forward for kind in _NORMS}
-    return False
+    return _is_transposed(module) or _is_scale(module)
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    """GPT-2's linear layer in transformers, which multiplies from the other side."""
+    kind = type(module)
+    return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
+
+
+def _is_scale(module: nn.Module) -> bool:
+    """Norms of other libraries (the many RMSNorm classes): one weight per feature, no modules inside."""
+    own = {key: value for key, value in module._parameters.items() if value is not None}
+    plain = not module._modules and set(own) <= {"weight", "bias"} and own["weight"].dim() == 1
+    return plain and "norm" in type(module).__name__.lower() and not isinstance(module, _NORMS)
 
 
 @dataclass
@@ -124,7 +157,8 @@ class Recorder:
         self.modules = dict(model.named_modules())
         self.blocks = tuple(blocks)
         self.broadcast = {name: _owner(self.modules, name) for name in broadcast}
-        self.calls: dict[str, list[_Call]] = {block.name: [] for block in blocks}
+        tied = [block.embedding for block in blocks if block.embedding is not None]
+        self.calls: dict[str, list[_Call]] = {name: [] for name in (*(b.name for b in blocks), *tied)}
         self.copies: dict[str, Tensor] = {}
         self.examples = 0
         self.listening = True
@@ -142,15 +176,25 @@ class Recorder:
     def factors(self) -> dict[str, Factors]:
         """Factors per block after a backward pass; a layer called several times adds its positions up."""
         found: dict[str, Factors] = {}
+        # Some factors are formed by running a layer once more, which is not to be recorded.
+        listening, self.listening = self.listening, False
         for block in self.blocks:
-            calls = [call for call in self.calls[block.name] if call.grads is not None]
-            if calls:
-                module = self.modules[block.name]
-                found[block.name] = join_positions([_factors(module, block, c, self.examples) for c in calls])
+            parts = [
+                part for name in (block.name, block.embedding) if name for part in self._parts(name, block)
+            ]
+            if parts:
+                found[block.name] = join_positions(parts)
+        self.listening = listening
         for name, copy in self.copies.items():
             if copy.grad is not None:
                 found[name] = Rows(copy.grad.flatten(1))
         return found
+
+    def _parts(self, name: str, block: Block) -> list[Factors]:
+        module = self.modules[name]
+        calls = [call for call in self.calls[name] if call.grads is not None]
+        parts = [_factors(module, block, call, self.examples) for call in calls]
+        return [_as_outer(part) for part in parts] if name == block.embedding else parts
 
     def forget(self) -> None:
         """Drop the output gradients, so that another backward pass through the same graph can be recorded."""
@@ -183,8 +227,7 @@ def recording(model: nn.Module, blocks: Sequence[Block], broadcast: Sequence[str
     recorder = Recorder(model, blocks, broadcast)
     anchor = torch.zeros((), requires_grad=True)
     handles = [
-        recorder.modules[block.name].register_forward_hook(_hook(recorder, block.name, anchor))
-        for block in blocks
+        recorder.modules[name].register_forward_hook(_hook(recorder, name, anchor)) for name in recorder.calls
     ]
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = {module: module.training for module in model.modules()}
@@ -244,7 +287,7 @@ def _factors(module: nn.Module, block: Block, call: _Call, examples: int) -> Fac
     inputs, grads = call.inputs, call.grads
     if isinstance(module, nn.Embedding):
         return _embedding(module, inputs, grads, examples)
-    if isinstance(module, _NORMS):
+    if isinstance(module, _NORMS) or _is_scale(module):
         return _norm(module, block, inputs, grads)
     if isinstance(module, _CONVOLUTIONS):
         images, patches = _images(module, inputs)
@@ -255,6 +298,14 @@ def _factors(module: nn.Module, block: Block, call: _Call, examples: int) -> Fac
     if block.weight is None:  # the bias alone: its input is the one
         return Outer(factors.grads.new_ones(*factors.grads.shape[:2], 1), factors.grads)
     return factors
+
+
+def _as_outer(part: Factors) -> Factors:
+    """An embedding's gradient in the form of the output layer that it is tied to: one-hot rows times gradients."""
+    if not isinstance(part, Lookup):
+        raise TypeError("only embeddings are tied to output layers")
+    rows = part.grads.new_zeros(*part.index.shape, part.rows)
+    return Outer(part.grads, rows.scatter_(2, part.index[:, :, None], 1.0))
 
 
 def _embedding(module: nn.Embedding, index: Tensor, grads: Tensor, examples: int) -> Lookup:
@@ -308,4 +359,17 @@ def _normalised(module: nn.Module, inputs: Tensor) -> Tensor:
         shape = (1, -1, *([1] * (inputs.dim() - 2)))
         scale = (module.running_var + module.eps).rsqrt().view(shape)
         return (inputs - module.running_mean.view(shape)) * scale
+    if _is_scale(module):
+        return _per_weight(module, inputs)
     return F.rms_norm(inputs, module.normalized_shape, None, module.eps)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _per_weight(module: nn.Module, inputs: Tensor) -> Tensor:
+    """What the layer's weight is multiplied with: its output at weight one, less that at weight zero."""
+    weight = getattr(module, "weight").detach()  # noqa: B009 - a parameter, which the type of a module hides
+    with torch.no_grad():
+        one, zero = (
+            torch.func.functional_call(module, {"weight": value}, (inputs,))
+            for value in (torch.ones_like(weight), torch.zeros_like(weight))
+        )
+    return one - zero
