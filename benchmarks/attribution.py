@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def _scores(asked: sy.Problem, along: sy.Problem, given: Options) -> list[Scored
                         started = time.perf_counter()
                         values = np.array(method(problem, run).values)
                         seconds = time.perf_counter() - started
-                except (sy.errors.CapabilityError, sy.errors.SettingError) as error:
+                except (sy.errors.CapabilityError, sy.errors.SettingError, sy.errors.DataError) as error:
                     print(f"{name} is left out: {error.problem}")
                     continue
                 scored.append(("steelyard", _label(method), values, seconds))
@@ -145,10 +145,16 @@ def _variants(name: str) -> list[Any]:
 
 
 def _label(method: Any) -> str:
-    text = repr(method)
-    name = next(key for key, path in sy.score.METHODS.items() if path.endswith(f":{type(method).__name__}"))
-    default = repr(type(method)())
-    return name if text == default else f"{name}{text[len(type(method).__name__) :]}"
+    """The name on the command line, with the settings that are not the default."""
+    kind = type(method)
+    name = next(key for key, path in sy.score.METHODS.items() if path.endswith(f":{kind.__name__}"))
+    default = kind()
+    own = [
+        f"{field.name}={getattr(method, field.name)!r}"
+        for field in fields(method)
+        if getattr(method, field.name) != getattr(default, field.name)
+    ]
+    return f"{name}({', '.join(own)})" if own else name
 
 
 def _lines(
