@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from steelyard.collect.fits import explained
+from steelyard.errors import CapabilityError
+from steelyard.gradients.parts import By, Split
 from steelyard.gradients.signs import Projection
 from steelyard.problem import HasCurvature, HasGradients, Problem, require
 from steelyard.records import Examples
@@ -55,6 +57,15 @@ class Annotated(Protocol):
 
 
 @runtime_checkable
+class Divisible(Protocol):
+    """Gradients whose products can be taken apart."""
+
+    def products_by(self, examples: Examples, side: Any, by: By) -> Split:
+        """``g_i^T M g_q``, part by part."""
+        ...
+
+
+@runtime_checkable
 class Widening(Protocol):
     """Gradients of a model in a narrow number type, that can be had in float64 as well."""
 
@@ -98,12 +109,22 @@ def gradients_at(problem: Problem, model: Any, run: Run) -> Fitted:
 
 
 _QUERY_SIDE_NUMBERS = 2**28  # 1 GiB in float32
+_WIDTH = 512
 
 
-def queries_within_memory(problem: Problem) -> int:
-    """How many queries' full gradients fit into about 1 GiB; all of them where the learner does not say its size."""
+def queries_within_memory(problem: Problem, rank: int | None = None) -> int:
+    """How many queries' gradients fit into about 1 GiB; all of them where the learner does not say its size.
+
+    Args:
+        problem: Whose learner tells the number of parameters.
+        rank: Singular vectors that are kept per query and block, if not all: layers are taken to be at least
+            512 wide, as those of models are for which this matters.
+    """
     parameters = problem.learner.settings().get("parameters")
-    return max(1, _QUERY_SIDE_NUMBERS // int(parameters)) if parameters else len(problem.query)
+    if not parameters:
+        return len(problem.query)
+    share = 1.0 if rank is None else min(1.0, 2 * rank / _WIDTH)
+    return max(1, int(_QUERY_SIDE_NUMBERS / (int(parameters) * share)))
 
 
 def present_examples(problem: Problem) -> Examples:
@@ -118,6 +139,25 @@ def training_products(problem: Problem, fitted: Fitted, side: Any, rows: slice) 
     fitted.run.spend(gradients=len(part))
     products = fitted.gradients.products(part, side)
     return products * part.weights()[:, None].astype(products.dtype)
+
+
+def split_products(
+    problem: Problem, fitted: Fitted, side: Any, rows: Int[np.ndarray, " row"], by: By
+) -> Split:
+    """The same products part by part, for training examples that somebody looks at.
+
+    Raises:
+        CapabilityError: If these gradients have no parts: a linear model's in closed form.
+    """
+    engine = fitted.gradients
+    if not isinstance(engine, Divisible):
+        raise CapabilityError(
+            f"the gradients of {type(problem.learner).__name__} have no layers or tokens to split by.",
+            fix="leave out --split; it is for networks.",
+        )
+    part = problem.train.take(rows)
+    fitted.run.spend(gradients=len(part))
+    return engine.products_by(part, side, by).times(part.weights())
 
 
 def dense_gradients(

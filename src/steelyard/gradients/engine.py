@@ -24,12 +24,13 @@ from steelyard.gradients.coverage import Coverage, cover, split_matrix, split_ro
 from steelyard.gradients.factors import Factors, Lookup, Outer, Rows, flat, squared_norms
 from steelyard.gradients.fallback import Batch, Function
 from steelyard.gradients.kronecker import KroneckerMetric
+from steelyard.gradients.parts import By, Heads, Split
 from steelyard.gradients.passes import check_finite, functional_factors, length, one_pass, paused
 from steelyard.gradients.projection import Projector, block_projector
 from steelyard.gradients.queries import Gathered, dot, scaled
 from steelyard.gradients.queries import QuerySide as QuerySide
 from steelyard.gradients.signs import Projection
-from steelyard.gradients.splits import By, Heads, Split, heads_of, split_by_parameters, split_by_token
+from steelyard.gradients.splits import heads_of, split_by_parameters, split_by_token
 from steelyard.gradients.taps import recording
 from steelyard.problem import HasLengths
 from steelyard.records import Examples

@@ -32,9 +32,8 @@ from steelyard.gradients.factors import (
     flat,
     ghost_positions,
 )
+from steelyard.gradients.parts import Heads, Split
 from steelyard.gradients.queries import QuerySide, dot
-
-By = Literal["token", "module", "layer", "head"]
 
 _ADAPTER = re.compile(r"\.lora_([AB])(\.[^.]+)?$")
 _WRAPPER = "base_model.model."
@@ -47,42 +46,6 @@ _INTO_HEADS = {
     **dict.fromkeys(("c_attn", "query_key_value", "qkv", "qkv_proj", "attend", "in_proj"), ("query", 3)),
 }
 _OUT_OF_HEADS = {"o_proj", "out_proj", "out_lin", "wo", "mix"}
-
-
-@dataclass(frozen=True)
-class Heads:
-    """How attention projections are divided.
-
-    Attributes:
-        count: Heads of queries and of the output.
-        key_value: Heads of keys and values, where they are fewer.
-    """
-
-    count: int
-    key_value: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Products of training examples and queries, part by part.
-
-    Attributes:
-        names: Parts, the same for every example; empty for tokens, of which examples have different numbers.
-        offsets: ``int64[" example_plus_one"]`` Parts of example i are rows ``offsets[i]`` to ``offsets[i + 1]``.
-        values: ``float["part query"]``
-        rest: ``float["example query"]`` What belongs to no part.
-    """
-
-    names: tuple[str, ...]
-    offsets: np.ndarray
-    values: np.ndarray
-    rest: np.ndarray
-
-    def whole(self) -> Float[np.ndarray, "example query"]:
-        """The products themselves: the sum of all parts and the rest."""
-        sums = np.zeros((len(self.values) + 1, self.values.shape[1]))
-        np.cumsum(self.values, axis=0, out=sums[1:])
-        return sums[self.offsets[1:]] - sums[self.offsets[:-1]] + self.rest
 
 
 def named_products(

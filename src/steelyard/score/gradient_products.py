@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from steelyard.collect.fits import explained
 from steelyard.collect.gradients import (
@@ -13,8 +13,10 @@ from steelyard.collect.gradients import (
     open_gradients,
     present_examples,
     queries_within_memory,
+    split_products,
     training_products,
 )
+from steelyard.gradients.parts import By, Split
 from steelyard.problem import HasCheckpoints, HasGradients, Problem, require
 from steelyard.records import Cost, Scores
 from steelyard.run import Run
@@ -78,6 +80,10 @@ class GradDot:
         """Dot products of these rows, times their training weights."""
         return training_products(problem, state.fitted, state.side, rows)
 
+    def split(self, problem: Problem, state: Sided, rows: Int[np.ndarray, " row"], by: By) -> Split:
+        """Dot products of these rows part by part."""
+        return split_products(problem, state.fitted, state.side, rows, by)
+
 
 @dataclass(frozen=True)
 class GradCos:
@@ -122,6 +128,14 @@ class GradCos:
         lengths = np.sqrt(state.fitted.gradients.self_products(part))
         products = state.fitted.gradients.products(part, state.side)
         return products / np.where(lengths > 0, lengths, np.inf)[:, None].astype(products.dtype)
+
+    def split(self, problem: Problem, state: Sided, rows: Int[np.ndarray, " row"], by: By) -> Split:
+        """Cosines of these rows part by part: each part's product over the length of the whole gradient."""
+        part = problem.train.take(rows)
+        weights = part.weights()
+        lengths = weights * np.sqrt(state.fitted.gradients.self_products(part))
+        found = split_products(problem, state.fitted, state.side, rows, by)
+        return found.times(1.0 / np.where(lengths > 0, lengths, np.inf))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,12 +13,13 @@ methods.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from steelyard.collect.gradients import Fitted, open_gradients, training_products
+from steelyard.collect.gradients import Fitted, open_gradients, split_products, training_products
+from steelyard.gradients.parts import By, Split
 from steelyard.problem import Problem
 from steelyard.run import Run
 
@@ -59,14 +60,35 @@ def row_influence(
     return training_products(problem, state.fitted, state.side, rows)
 
 
+def row_split(
+    method: object, problem: Problem, state: Preconditioned, rows: Int[np.ndarray, " row"], by: By
+) -> Split:
+    """Influence of these rows part by part."""
+    return split_products(problem, state.fitted, state.side, rows, by)
+
+
 def with_kronecker_metric(
-    problem: Problem, run: Run, kind: Any, *, fisher: Fisher, damping: Damping
+    problem: Problem, run: Run, kind: Any, *, fisher: Fisher, damping: Damping, rank: int | None = None
 ) -> Preconditioned:
-    """The query side with an inverse Kronecker-factored curvature applied; ``kind`` as in ``collect.curvature``."""
+    """The query side with an inverse Kronecker-factored curvature applied.
+
+    Args:
+        problem: Learner, training examples, queries.
+        run: Where factors are kept.
+        kind: As in ``collect.curvature``.
+        fisher: Which gradients.
+        damping: Added to the eigenvalues.
+        rank: Singular vectors kept per query and block; all of them if None.
+    """
     fitted = open_gradients(problem, run, method=kind.upper(), instead=INSTEAD)
     # Imported here: linear models have gradients too, without torch.
     from steelyard.collect.curvature import kronecker_metric
+    from steelyard.gradients.engine import TorchGradients
 
     metric = kronecker_metric(problem, fitted, run, kind=kind, fisher=fisher, damping=damping)
     run.spend(gradients=len(problem.query))
-    return Preconditioned(fitted, fitted.gradients.prepare(problem.query, metric.metric), metric.resolved)
+    side = cast(TorchGradients, fitted.gradients).prepare(problem.query, metric.metric, rank=rank)
+    if rank is None:
+        return Preconditioned(fitted, side, metric.resolved)
+    lost = {"rank": rank, "rank_lost_mean": float(side.lost.mean()), "rank_lost_most": float(side.lost.max())}
+    return Preconditioned(fitted, side, {**metric.resolved, **lost})

@@ -19,6 +19,7 @@ from steelyard.score.influence import (
     as_resolved,
     measured_unit,
     row_influence,
+    row_split,
     with_kronecker_metric,
 )
 
@@ -33,12 +34,16 @@ class KFAC:
             examples likeliest, see ``gradients/damping.py``.
         fisher: ``"exact"`` (one backward pass per output), ``"sampled"`` labels, the ``"empirical"`` labels;
             ``"auto"`` is the first of these that the loss offers, exact up to 16 outputs.
+        rank: Keep only so many singular vectors of each query's preconditioned gradient per block, so that more
+            queries fit into memory; None keeps all. What is lost, as a share of the gradient's length, is in the
+            record (``rank_lost_mean``, ``rank_lost_most``).
 
-    Source: Martens & Grosse (2015); Grosse et al. (2023), section 3.2.
+    Source: Martens & Grosse (2015); Grosse et al. (2023), section 3.2, and 3.2.2 for the rank.
     """
 
     damping: Damping = "auto"
     fisher: Fisher = "auto"
+    rank: int | None = None
     card: ClassVar[MethodCard] = MethodCard(
         paper="Martens & Grosse 2015, Optimizing Neural Networks with Kronecker-factored Approximate Curvature",
         needs="gradients of a network's layers",
@@ -49,6 +54,7 @@ class KFAC:
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
+    split = row_split
 
     def predict(self, problem: Problem) -> Cost:
         """One pass for the factors, one for the scores."""
@@ -56,11 +62,13 @@ class KFAC:
 
     def queries_at_once(self, problem: Problem) -> int:
         """As many as keep the query side near 1 GiB."""
-        return queries_within_memory(problem)
+        return queries_within_memory(problem, self.rank)
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Factors, and the query side with their inverse applied."""
-        return with_kronecker_metric(problem, run, "kfac", fisher=self.fisher, damping=self.damping)
+        return with_kronecker_metric(
+            problem, run, "kfac", fisher=self.fisher, damping=self.damping, rank=self.rank
+        )
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ class EKFAC:
     Args:
         damping: As in ``KFAC``.
         fisher: As in ``KFAC``.
+        rank: As in ``KFAC``.
 
     Source: Grosse et al. (2023), "Studying Large Language Model Generalization with Influence Functions", eq. 16
     to 20; George et al. (2018), eq. 9.
@@ -77,6 +86,7 @@ class EKFAC:
 
     damping: Damping = "auto"
     fisher: Fisher = "auto"
+    rank: int | None = None
     card: ClassVar[MethodCard] = MethodCard(
         paper="Grosse et al. 2023, Studying Large Language Model Generalization with Influence Functions",
         needs="gradients of a network's layers",
@@ -87,6 +97,7 @@ class EKFAC:
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
+    split = row_split
 
     def predict(self, problem: Problem) -> Cost:
         """Two passes for the factors, one for the scores."""
@@ -94,11 +105,13 @@ class EKFAC:
 
     def queries_at_once(self, problem: Problem) -> int:
         """As many as keep the query side near 1 GiB."""
-        return queries_within_memory(problem)
+        return queries_within_memory(problem, self.rank)
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Factors, corrected eigenvalues, and the query side with their inverse applied."""
-        return with_kronecker_metric(problem, run, "ekfac", fisher=self.fisher, damping=self.damping)
+        return with_kronecker_metric(
+            problem, run, "ekfac", fisher=self.fisher, damping=self.damping, rank=self.rank
+        )
 
 
 @dataclass(frozen=True)
@@ -124,6 +137,7 @@ class TKFAC:
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
+    split = row_split
 
     def predict(self, problem: Problem) -> Cost:
         """One pass for the factors, one for the scores."""
@@ -167,6 +181,7 @@ class Shampoo:
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
+    split = row_split
 
     def predict(self, problem: Problem) -> Cost:
         """One or two passes for the factors, one for the scores."""

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from steelyard.gradients.parts import By, Split
 from steelyard.problem import Problem
 from steelyard.records import Cost, Scores
 from steelyard.run import Run
@@ -80,4 +81,17 @@ class HoldsQueries(Protocol):
 
     def queries_at_once(self, problem: Problem) -> int:
         """How many queries fit into its prepared state."""
+        ...
+
+
+@runtime_checkable
+class Splits(Protocol):
+    """A method whose score of a pair is a product of two gradients.
+
+    It then depends on the training example's content alone, not on its row, so that any examples can be scored by
+    themselves; and it is a sum over tokens, layers and heads.
+    """
+
+    def split(self, problem: Problem, state: Any, rows: np.ndarray, by: By) -> Split:
+        """Scores of those training rows part by part; parts and rest sum to the scores."""
         ...
