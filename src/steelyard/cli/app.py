@@ -7,6 +7,7 @@ import typer
 from steelyard.cli.attribute import attribute
 from steelyard.cli.clean import clean
 from steelyard.cli.demo import demo
+from steelyard.cli.index import index
 from steelyard.cli.methods import methods
 from steelyard.cli.report import report
 from steelyard.cli.value import value
@@ -44,6 +45,7 @@ def steelyard(
 
 for _command in (attribute, value, clean, verify, report, methods, demo):
     app.command()(_command)
+app.add_typer(index)
 
 
 def main() -> None:

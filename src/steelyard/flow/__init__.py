@@ -5,6 +5,9 @@ Everything here puts together what the stages offer, and nothing here computes.
 
 from steelyard.flow.cleaning import clean as clean
 from steelyard.flow.cleaning import issues as issues
+from steelyard.flow.indexing import IndexAnswer as IndexAnswer
+from steelyard.flow.indexing import build_index as build_index
+from steelyard.flow.indexing import query_index as query_index
 from steelyard.flow.problems import learner_of as learner_of
 from steelyard.flow.problems import problem_of as problem_of
 from steelyard.flow.scoring import attribute as attribute
