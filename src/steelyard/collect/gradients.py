@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from steelyard.collect.fits import explained
 from steelyard.errors import CapabilityError
@@ -142,9 +142,16 @@ def training_products(problem: Problem, fitted: Fitted, side: Any, rows: slice) 
 
 
 def split_products(
-    problem: Problem, fitted: Fitted, side: Any, rows: Int[np.ndarray, " row"], by: By
+    fitted: Fitted, part: Examples, side: Any, by: By, factors: Float[np.ndarray, " example"] | None = None
 ) -> Split:
-    """The same products part by part, for training examples that somebody looks at.
+    """Products part by part, for training examples that somebody looks at.
+
+    Args:
+        fitted: The model and its gradients.
+        part: These examples.
+        side: The queries.
+        by: Which parts.
+        factors: What every example's products are multiplied with; their training weights if None.
 
     Raises:
         CapabilityError: If these gradients have no parts: a linear model's in closed form.
@@ -152,12 +159,11 @@ def split_products(
     engine = fitted.gradients
     if not isinstance(engine, Divisible):
         raise CapabilityError(
-            f"the gradients of {type(problem.learner).__name__} have no layers or tokens to split by.",
-            fix="leave out --split; it is for networks.",
+            f"the gradients of {type(fitted.model).__name__} have no layers or tokens to split by.",
+            fix="leave the split out; it is for networks.",
         )
-    part = problem.train.take(rows)
     fitted.run.spend(gradients=len(part))
-    return engine.products_by(part, side, by).times(part.weights())
+    return engine.products_by(part, side, by).times(part.weights() if factors is None else factors)
 
 
 def dense_gradients(

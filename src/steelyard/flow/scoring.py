@@ -1,6 +1,7 @@
 """Attribution in one call, and beside it the baselines that it should beat."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,10 +10,13 @@ from steelyard import report
 from steelyard.collect.fits import explained
 from steelyard.errors import CapabilityError
 from steelyard.flow.problems import problem_of
+from steelyard.flow.splitting import split_scores
+from steelyard.gradients.parts import By
 from steelyard.problem import HasEmbeddings, HasPredictions, Problem
 from steelyard.records import Examples, Report, Scores
 from steelyard.run import Run, in_memory
 from steelyard.score import by_name
+from steelyard.score.candidates import Candidates, score_candidates
 
 if TYPE_CHECKING:
     from steelyard.score.driver import Method
@@ -61,32 +65,65 @@ def attribute(
     return scores_by(method, problem, run or in_memory())
 
 
-def explain(
+def explain(  # noqa: PLR0913 - problem and method, and what may stand beside the scores, all named
     problem: Problem,
     method: "str | Method",
     run: Run | None = None,
     *,
     baselines: bool = True,
+    split: By | None = None,
+    candidates: Candidates | None = None,
     truth: Mapping[str, Collection[str]] | None = None,
 ) -> Report:
     """Scores beside those of the cheap baselines, as a report with the coded checks.
 
-    Cost: that of the method, one fit or none for the model, one pass over the data per baseline.
+    Cost: that of the method, one fit or none for the model, one pass over the data per baseline. A split takes one
+    gradient per pair that the page shows.
 
     Args:
         problem: Learner, training examples, queries.
         method: The method asked for; a name, or ``"auto"`` as in :func:`attribute`.
         run: Run folder to keep finished work in; nowhere if None.
         baselines: Whether the baselines that fit this problem are scored too.
+        split: Take the scores that the page shows apart by these parts.
+        candidates: Score only what is proposed; the report is then about the examples that were scored.
         truth: Known facts about training examples, for the report.
     """
     run = run or in_memory()
-    asked = scores_by(method, problem, run)
+    used, asked = _scored(method, problem, run, candidates)
     beside = [by_name(name)(problem, run) for name in baseline_names(problem) if baselines]
     beside = [scores for scores in beside if scores.name != asked.name]
-    return report.build(
-        asked, *beside, train=problem.train, query=with_predictions(problem, run), truth=truth
-    )
+    query, train = with_predictions(problem, run), problem.train
+    if candidates is not None:
+        rows = problem.train.positions(asked.train_ids)
+        train, beside = problem.train.take(rows), [_only(scores, rows, asked) for scores in beside]
+        known = set(asked.train_ids.tolist())
+        truth = {name: [i for i in ids if str(i) in known] for name, ids in (truth or {}).items()}
+    pairs = report.shown_pairs(asked, query)
+    parts = [] if split is None else [split_scores(problem, used, asked, by=split, pairs=pairs, run=run)]
+    return report.build(asked, *beside, *parts, train=train, query=query, truth=truth)
+
+
+def _scored(
+    method: "str | Method", problem: Problem, run: Run, candidates: Candidates | None
+) -> "tuple[Method, Scores]":
+    """The method that was asked for, or that suits, with its scores."""
+    for name in _SUITED if method == AUTO else (method,):
+        used = by_name(name) if isinstance(name, str) else name
+        try:
+            if candidates is None:
+                return used, used(problem, run)
+            return used, score_candidates(used, problem, candidates, run)
+        except CapabilityError:
+            if method != AUTO or name == _SUITED[-1]:
+                raise
+    raise AssertionError("there is always a last method")
+
+
+def _only(scores: Scores, rows: np.ndarray, asked: Scores) -> Scores:
+    """The scores of those training examples that were asked for, the same as in ``asked``."""
+    values = np.asarray(scores.values)[rows]
+    return replace(scores, values=values, train_ids=asked.train_ids, train_checksum=asked.train_checksum)
 
 
 def baseline_names(problem: Problem) -> tuple[str, ...]:

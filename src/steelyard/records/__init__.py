@@ -14,3 +14,5 @@ from steelyard.records.report import Finding as Finding
 from steelyard.records.report import Report as Report
 from steelyard.records.scores import Measurement as Measurement
 from steelyard.records.scores import Scores as Scores
+from steelyard.records.token_scores import PartScores as PartScores
+from steelyard.records.token_scores import TokenScores as TokenScores

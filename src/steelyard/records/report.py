@@ -9,6 +9,7 @@ from steelyard.records.examples import Examples
 from steelyard.records.plan import Plan
 from steelyard.records.provenance import Provenance
 from steelyard.records.scores import Scores
+from steelyard.records.token_scores import PartScores, TokenScores
 
 Outcome = Literal["passed", "failed", "not_applicable", "skipped", "muted"]
 
@@ -45,6 +46,7 @@ class Report:
         plans: Plans made from the scores.
         evidence: What the verifier found, controls included.
         findings: Outcomes of the coded checks.
+        splits: Scores of pairs that are shown, taken apart by token, module, layer or head.
         truth: Known facts about training examples by name (``"flipped"``: ids), if any.
         provenance: Of the whole run.
     """
@@ -57,5 +59,6 @@ class Report:
     plans: tuple[Plan, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     findings: tuple[Finding, ...] = ()
+    splits: tuple[TokenScores | PartScores, ...] = ()
     truth: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)

@@ -13,6 +13,7 @@ from steelyard.report.gather import judge as judge
 from steelyard.report.page import html as html
 from steelyard.report.page import render as render
 from steelyard.report.selection import View as View
+from steelyard.report.selection import shown_pairs as shown_pairs
 from steelyard.report.showing import annotate as annotate
 from steelyard.report.store import load as load
 from steelyard.report.store import save as save

@@ -1,13 +1,14 @@
 """Training examples as cards: drawn once each, with their scores and what is known about them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from steelyard.records import Plan, Report, Scores
 from steelyard.report.about import scores_of
 from steelyard.report.selection import Neighbours, View, shown_ids
 from steelyard.report.showing import Gallery, Kind, Shown
+from steelyard.report.tokens import Piece, highlighted, largest
 from steelyard.report.wording import clean_line, number, signed
 
 
@@ -24,6 +25,7 @@ class Card:
         change: What a plan changes, such as ``"3 → 8"``.
         marks: Names of what is known about it.
         alt: Accessible name.
+        tokens: Its text with what each token did to the query, where scores were taken apart by token.
     """
 
     shown: Shown
@@ -34,6 +36,7 @@ class Card:
     change: str = ""
     marks: tuple[str, ...] = ()
     alt: str = ""
+    tokens: tuple[Piece, ...] = ()
 
 
 class Album:
@@ -61,8 +64,12 @@ class Album:
         pairs = found.proponents if side == "for" else found.opponents
         longest = max((abs(score) for _, score in (*found.proponents, *found.opponents)), default=0.0) or 1.0
         beside = self.query.values(found.query)
+        cards = [self._card(example, score, side, abs(score) / longest, beside) for example, score in pairs]
+        everyone = [example for example, _ in (*found.proponents, *found.opponents)]
+        size = largest(self.report, found.query, everyone)
         return tuple(
-            self._card(example, score, side, abs(score) / longest, beside) for example, score in pairs
+            replace(card, tokens=highlighted(self.report, found.query, example, size))
+            for card, (example, _) in zip(cards, pairs, strict=True)
         )
 
     def suspects(self, scored: Sequence[tuple[str, float]]) -> tuple[Card, ...]:

@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 
 from steelyard.errors import DataError, ShapeError
-from steelyard.records import Cost, Evidence, Examples, Plan, Report, Scores
+from steelyard.records import Cost, Evidence, Examples, PartScores, Plan, Report, Scores, TokenScores
 from steelyard.report import checks
 from steelyard.report.verdict import in_words
 
 
 def build(  # noqa: PLR0913  (the six are named, and only the first is needed)
     scores: Scores | Sequence[Scores],
-    *records: Scores | Plan | Evidence,
+    *records: Scores | Plan | Evidence | TokenScores | PartScores,
     train: Examples | None = None,
     query: Examples | None = None,
     truth: Mapping[str, Collection[str]] | None = None,
@@ -26,7 +26,7 @@ def build(  # noqa: PLR0913  (the six are named, and only the first is needed)
 
     Args:
         scores: The scores that were asked for; of several, the first, the others being baselines.
-        records: Further baselines, plans and evidence in any order.
+        records: Further baselines, plans, evidence and scores taken apart, in any order.
         train: The training examples, for showing them; only their ids are shown if None.
         query: The queries, likewise. See :func:`annotate` for adding what the model predicts for them.
         truth: Known facts about training examples: name to ids, such as ``{"flipped": ids}``.
@@ -57,6 +57,7 @@ def build(  # noqa: PLR0913  (the six are named, and only the first is needed)
         query=query if query is not None else only_ids(first.query_ids, first.query_checksum),
         plans=plans,
         evidence=tuple(r for r in records if isinstance(r, Evidence)),
+        splits=tuple(r for r in records if isinstance(r, TokenScores | PartScores)),
         truth=facts,
         provenance=replace(first.provenance, notes=(), predicted=None),
     )

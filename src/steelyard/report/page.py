@@ -7,7 +7,7 @@ from pathlib import Path
 
 from steelyard.errors import ShapeError
 from steelyard.records import Evidence, Examples, Plan, Report, Scores
-from steelyard.report import sections
+from steelyard.report import sections, tokens
 from steelyard.report.album import Album
 from steelyard.report.charts import of_scores
 from steelyard.report.evidence_charts import of_evidence
@@ -116,6 +116,8 @@ def render(report: Report, *, view: View | None = None) -> str:
         kind=examples.kind,
         score_charts=of_scores(report),
         baselines=sections.baselines(report),
+        legend=tokens.legend(report),
+        parts_tables=tokens.part_tables(report),
         findings=sections.findings(report),
         costs=sections.costs(report),
         notes=sections.notes(report),

@@ -7,12 +7,13 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from steelyard.records import Cost, Evidence, Plan, Provenance, Report
+from steelyard.records import Cost, Evidence, Plan, Provenance, Report, TokenScores
 from steelyard.report.about import about_method, agreement, all_notes, baseline_of, label, scores_of, subject
 from steelyard.report.album import Album, Card
 from steelyard.report.figure import Figure
 from steelyard.report.selection import Neighbours, View, chosen_queries, neighbours, suspects
 from steelyard.report.showing import Shown
+from steelyard.report.table import Table
 from steelyard.report.verdict import by_weight, carrying_out, standing, verified_plan
 from steelyard.report.wording import (
     clean,
@@ -40,16 +41,6 @@ _STANDINGS = {
     "inconclusive": ("?", "Inconclusive: noise exceeds signal"),
     "unverified": ("–", "Not verified"),
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: column names, rows of text, and how many rows were left out."""
-
-    caption: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    hidden: int = 0
 
 
 @dataclass(frozen=True)
@@ -261,6 +252,10 @@ def provenance(report: Report) -> tuple[tuple[str, tuple[tuple[str, str], ...]],
     records += [(f"Scores: {s.method}", s.provenance) for s in report.scores]
     records += [(f"Plan to {p.action} {len(p)} examples", p.provenance) for p in report.plans]
     records += [(f"Evidence: {e.metric} of {e.subject}", e.provenance) for e in report.evidence]
+    records += [
+        (f"{'Tokens' if isinstance(s, TokenScores) else s.by.capitalize()}: {s.method}", s.provenance)
+        for s in report.splits
+    ]
     blocks: list[tuple[str, tuple[tuple[str, str], ...]]] = []
     for name, record in records:
         lines = [

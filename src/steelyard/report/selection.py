@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from steelyard.records import Report, Scores
+from steelyard.records import Examples, Report, Scores
 from steelyard.records.top import extremes
 from steelyard.report.showing import MEASURED
 
@@ -42,26 +42,46 @@ class Neighbours:
     opponents: tuple[tuple[str, float], ...]
 
 
+def shown_pairs(scores: Scores, query: Examples, view: View | None = None) -> list[tuple[str, str]]:
+    """Ids of training example and query of every pair that a page shows.
+
+    Args:
+        scores: The scores asked for.
+        query: The queries, as the report will have them.
+        view: How much the page shows.
+    """
+    view = view or View()
+    queries, _ = _chosen(scores, query, view.queries)
+    return [
+        (example, near.query)
+        for near in neighbours(scores, queries, view.examples)
+        for example, _ in (*near.proponents, *near.opponents)
+    ]
+
+
 def chosen_queries(report: Report, count: int) -> tuple[tuple[str, ...], str]:
     """The queries to show, and how they were chosen, in words.
 
     The worst measured ones where the queries carry what was measured (see ``annotate``), else the first.
     """
-    scores = report.scores[0]
+    return _chosen(report.scores[0], report.query, count)
+
+
+def _chosen(scores: Scores, examples: Examples, count: int) -> tuple[tuple[str, ...], str]:
     if scores.axis == "example":
         return (), ""
     known = [str(i) for i in scores.query_ids]
     shown = min(count, len(known))
-    if MEASURED not in report.query.columns:
+    if MEASURED not in examples.columns:
         return tuple(known[:shown]), f"{shown} of {len(known):,}, in the order given"
     among = set(known)
-    at = [i for i, query in enumerate(report.query.ids) if str(query) in among]
-    values = np.asarray(report.query.column(MEASURED)[:], dtype=np.float64)[at]
+    at = [i for i, query in enumerate(examples.ids) if str(query) in among]
+    values = np.asarray(examples.column(MEASURED)[:], dtype=np.float64)[at]
     worst = np.argsort(-values if scores.measurement.lower_is_better else values, kind="stable")[:shown]
     side = "highest" if scores.measurement.lower_is_better else "lowest"
     name = scores.measurement.name.replace("_", " ")
     return (
-        tuple(str(report.query.ids[at[i]]) for i in worst),
+        tuple(str(examples.ids[at[i]]) for i in worst),
         f"{shown} of {len(known):,}, those with the {side} measured {name}",
     )
 

@@ -4,6 +4,7 @@ report.json             title, verdict, findings, truth, provenance, names of th
 scores/00-EKFAC/        as written by Scores.save; 00 was asked for, the others are baselines
 plans/00-drop.jsonl     as written by Plan.save
 evidence/00-lds.json    as written by Evidence.save
+splits/00-token.json    as written by TokenScores.save or PartScores.save, with .npz
 shown/train.json        ids and columns of the examples shown; numbers in train.npz
 shown/query.json        likewise
 """
@@ -19,7 +20,17 @@ from typing import Any
 import numpy as np
 
 from steelyard.errors import DataError
-from steelyard.records import Evidence, Examples, Finding, Plan, Provenance, Report, Scores
+from steelyard.records import (
+    Evidence,
+    Examples,
+    Finding,
+    PartScores,
+    Plan,
+    Provenance,
+    Report,
+    Scores,
+    TokenScores,
+)
 from steelyard.report.selection import View, shown_ids
 from steelyard.report.showing import at_hand, objects, plain
 
@@ -49,7 +60,7 @@ def save(report: Report, folder: str | Path, *, view: View | None = None) -> Pat
         raise DataError(f"{folder} exists and holds no report.", fix="choose another folder.")
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    for name in ("scores", "plans", "evidence", "shown"):
+    for name in ("scores", "plans", "evidence", "splits", "shown"):
         (part / name).mkdir(parents=True)
     trains, queries = shown_ids(report, view or View())
     head = {
@@ -68,6 +79,11 @@ def save(report: Report, folder: str | Path, *, view: View | None = None) -> Pat
         "evidence": [
             e.save(part / "evidence" / f"{_file_name(i, e.metric)}.json").name
             for i, e in enumerate(report.evidence)
+        ],
+        "splits": [
+            {"by": by, "name": s.save(part / "splits" / _file_name(i, by)).name}
+            for i, s in enumerate(report.splits)
+            for by in ("token" if isinstance(s, TokenScores) else s.by,)
         ],
     }
     _save_examples(at_hand(report.train, trains), part / "shown" / "train")
@@ -104,6 +120,10 @@ def load(folder: str | Path) -> Report:
         plans=tuple(Plan.load(folder / "plans" / name) for name in head["plans"]),
         evidence=tuple(Evidence.load(folder / "evidence" / name) for name in head["evidence"]),
         findings=tuple(Finding(**finding) for finding in head["findings"]),
+        splits=tuple(
+            (TokenScores if kept["by"] == "token" else PartScores).load(folder / "splits" / kept["name"])
+            for kept in head.get("splits", ())
+        ),
         truth={name: tuple(ids) for name, ids in head["truth"].items()},
         provenance=Provenance.from_json(head["provenance"]),
     )

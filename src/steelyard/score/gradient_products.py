@@ -82,7 +82,7 @@ class GradDot:
 
     def split(self, problem: Problem, state: Sided, rows: Int[np.ndarray, " row"], by: By) -> Split:
         """Dot products of these rows part by part."""
-        return split_products(problem, state.fitted, state.side, rows, by)
+        return split_products(state.fitted, problem.train.take(rows), state.side, by)
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,11 @@ class GradCos:
     def split(self, problem: Problem, state: Sided, rows: Int[np.ndarray, " row"], by: By) -> Split:
         """Cosines of these rows part by part: each part's product over the length of the whole gradient."""
         part = problem.train.take(rows)
-        weights = part.weights()
-        lengths = weights * np.sqrt(state.fitted.gradients.self_products(part))
-        found = split_products(problem, state.fitted, state.side, rows, by)
-        return found.times(1.0 / np.where(lengths > 0, lengths, np.inf))
+        state.fitted.run.spend(gradients=len(part))
+        lengths = np.sqrt(state.fitted.gradients.self_products(part))
+        return split_products(
+            state.fitted, part, state.side, by, 1.0 / np.where(lengths > 0, lengths, np.inf)
+        )
 
 
 @dataclass(frozen=True, eq=False)

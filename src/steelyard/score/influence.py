@@ -64,7 +64,7 @@ def row_split(
     method: object, problem: Problem, state: Preconditioned, rows: Int[np.ndarray, " row"], by: By
 ) -> Split:
     """Influence of these rows part by part."""
-    return split_products(problem, state.fitted, state.side, rows, by)
+    return split_products(state.fitted, problem.train.take(rows), state.side, by)
 
 
 def with_kronecker_metric(
