@@ -180,7 +180,10 @@ class Recorder:
         listening, self.listening = self.listening, False
         for block in self.blocks:
             parts = [
-                part for name in (block.name, block.embedding) if name for part in self._parts(name, block)
+                part
+                for name in (block.name, block.embedding)
+                if name is not None
+                for part in self._parts(name, block)
             ]
             if parts:
                 found[block.name] = join_positions(parts)
