@@ -1,5 +1,6 @@
 """``steelyard attribute``: which training examples made the model do this?"""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from steelyard import flow
 from steelyard.cli import options
 from steelyard.cli.guard import guarded
+from steelyard.cli.language import LanguageOptions
 from steelyard.cli.model import DataOptions, load_problem
 from steelyard.cli.session import Shown, finished_report, request_of, session, tell, write_report
 
@@ -28,6 +30,11 @@ def attribute(  # noqa: PLR0913 - one parameter per option
     id_column: options.IdColumn = None,
     seed: options.Seed = 0,
     trust: options.Trust = False,
+    adapter: options.Adapter = None,
+    max_length: options.MaxLength = None,
+    dtype: options.Dtype = None,
+    measurement: options.MeasurementName = None,
+    answer: options.Answer = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
     fresh: options.Fresh = False,
@@ -42,8 +49,10 @@ def attribute(  # noqa: PLR0913 - one parameter per option
     shown = Shown(quiet=quiet, as_json=as_json, fresh=fresh)
     chosen = options.method_of(method, settings)
     data = DataOptions(train=train, query=query, text=text_column, label=label_column, id=id_column)
-    problem = load_problem(model, data, seed=seed, trust=trust)
+    language = LanguageOptions(adapter, max_length, dtype, measurement, answer)
+    problem = load_problem(model, data, seed=seed, trust=trust, language=language)
     request = request_of("attribute", model, data, problem, trust=trust) | {
+        "language": asdict(language),
         "method": str(chosen),
         "baselines": baselines,
     }

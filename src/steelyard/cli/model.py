@@ -1,4 +1,4 @@
-"""MODEL on the command line: a function that returns a problem or its parts, or a scikit-learn file."""
+"""MODEL on the command line: a function that returns a problem or its parts, a scikit-learn file, a model's folder."""
 
 import importlib
 import importlib.util
@@ -9,9 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from steelyard.cli.language import LanguageOptions, language_problem, open_folder
 from steelyard.data import read
 from steelyard.errors import DataError, ModelError, SettingError
 from steelyard.flow import problem_of
+from steelyard.flow.problems import is_language_model
 from steelyard.problem import Problem
 from steelyard.score.settings import did_you_mean
 
@@ -41,21 +43,33 @@ class DataOptions:
         return read(path, text=self.text, label=self.label, id=self.id)
 
 
-def load_problem(model: str, data: DataOptions, *, seed: int, trust: bool) -> Problem:
+def load_problem(
+    model: str, data: DataOptions, *, seed: int, trust: bool, language: LanguageOptions | None = None
+) -> Problem:
     """The problem that MODEL and the data options describe.
 
     Args:
-        model: ``file.py:function``, ``package.module:function``, or a scikit-learn file.
+        model: ``file.py:function``, ``package.module:function``, a scikit-learn file, or a language model's folder.
         data: Training examples and queries, where the function does not bring them.
         seed: Seed of the model that is explained, where it is trained here.
         trust: Whether a file that can run code when it is opened may be opened.
+        language: How a language model is opened and asked.
 
     Raises:
         SettingError: If MODEL cannot be read as any of these, or data is given twice or not at all.
         ModelError: If the function returns something else, or the file needs ``--trust``.
     """
-    if Path(model).suffix in _ESTIMATORS:
-        found: Any = _estimator(Path(model), trust=trust)
+    options = language or LanguageOptions()
+    folder = is_language_model(Path(model))
+    if options.given() and not folder:
+        raise SettingError(
+            f"{model} is no folder of a language model, and an option for one is given.",
+            fix="leave out --adapter, --max-length, --dtype, --measurement and --answer, or give the folder.",
+        )
+    if folder:
+        found: Any = open_folder(Path(model), options, trust=trust)
+    elif Path(model).suffix in _ESTIMATORS:
+        found = _estimator(Path(model), trust=trust)
     else:
         found = _function(model)()
     given = data.train is not None or data.query is not None
@@ -85,7 +99,10 @@ def load_problem(model: str, data: DataOptions, *, seed: int, trust: bool) -> Pr
             f"{model} gives a model without data, and {missing} is missing.",
             fix="name the data: --train train.jsonl --query test.jsonl (JSONL, CSV, Parquet, Arrow, .npz).",
         )
-    return problem_of(found, data.read(data.train), data.read(data.query), seed=seed)
+    train, query = data.read(data.train), data.read(data.query)
+    if folder:
+        return language_problem(found, train, query, answer=options.answer, seed=seed)
+    return problem_of(found, train, query, seed=seed)
 
 
 def _function(model: str) -> Callable[[], Any]:
@@ -94,7 +111,8 @@ def _function(model: str) -> Callable[[], Any]:
         raise SettingError(
             f"MODEL is {model!r}: expected file.py:function or package.module:function.",
             fix="name a function without arguments that returns a steelyard Problem, a learner, or "
-            "(learner, train, query); or give a scikit-learn file (.skops, .joblib) with --trust.",
+            "(learner, train, query); or give a language model's folder, or a scikit-learn file (.skops, .joblib) with "
+            "--trust.",
         )
     module = _from_file(Path(place)) if place.endswith(".py") else _from_package(place, model)
     if name not in vars(module):

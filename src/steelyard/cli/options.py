@@ -15,7 +15,8 @@ Model = Annotated[
     str,
     typer.Argument(
         help="file.py:function or package.module:function that returns a Problem, a learner, or "
-        "(learner, train, query); or a scikit-learn model as .skops or .joblib with --trust.",
+        "(learner, train, query); or the folder of a language model (or a .gguf file); or a scikit-learn model as "
+        ".skops or .joblib with --trust.",
         metavar="MODEL",
         show_default=False,
     ),
@@ -45,6 +46,33 @@ Out = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of the model that is explained, where it is trained here.")]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Open model files that can run code when they are opened.")
+]
+Adapter = Annotated[
+    str | None, typer.Option(help="Language models: folder of a LoRA adapter to put on MODEL.", metavar="DIR")
+]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(
+        help="Language models: cut longer examples to so many tokens; the report says which.", min=2
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="Language models: float32 (default), bfloat16, float16 or float64.", metavar="NAME"),
+]
+MeasurementName = Annotated[
+    str | None,
+    typer.Option(
+        "--measurement",
+        help="Language models: loss (default), log_probability, margin, or span (of the column span).",
+        metavar="NAME",
+    ),
+]
+Answer = Annotated[
+    int | None,
+    typer.Option(
+        help="Language models: ask about the model's own answers, of at most so many tokens.", min=1
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Json = Annotated[

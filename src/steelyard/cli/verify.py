@@ -10,6 +10,7 @@ from steelyard import flow
 from steelyard import report as reports
 from steelyard.cli import options
 from steelyard.cli.guard import guarded
+from steelyard.cli.language import LanguageOptions
 from steelyard.cli.model import DataOptions, load_problem
 from steelyard.cli.session import RECORDS, Shown, finished_report, session, tell, write_report
 from steelyard.errors import DataError, RunError
@@ -79,7 +80,11 @@ def _problem_of(run: Path) -> Problem:
             fix="give a folder that attribute, value or clean wrote; in Python, use steelyard.verify.",
         )
     problem = load_problem(
-        request["model"], DataOptions(**request["data"]), seed=request["seed"], trust=request["trust"]
+        request["model"],
+        DataOptions(**request["data"]),
+        seed=request["seed"],
+        trust=request["trust"],
+        language=LanguageOptions(**request.get("language", {})),
     )
     for name, checksum in problem.checksums().items():
         if request["checksums"][name] != checksum:

@@ -4,6 +4,7 @@ An object of a framework can only arrive if the framework is loaded: looking int
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from steelyard.errors import ModelError, SettingError
@@ -14,8 +15,8 @@ def problem_of(model: Any, train: Any = None, query: Any = None, *, seed: int = 
     """The problem that a model of any kind poses.
 
     Args:
-        model: A ``Problem`` (then without data), a learner, a trained ``torch.nn.Module`` or a fitted
-            scikit-learn estimator.
+        model: A ``Problem`` (then without data), a learner, a trained ``torch.nn.Module``, a transformers or PEFT
+            model (its folder, or a ``.gguf`` file), or a fitted scikit-learn estimator.
         train: Training examples: anything that ``sy.read`` takes.
         query: Queries, likewise.
         seed: Seed of the model that is explained, where the learner trains it.
@@ -56,7 +57,13 @@ def learner_of(model: Any) -> Learner:
         raise ModelError(
             f"{model.__name__} is a class, not a model.", fix=f"give an instance: {model.__name__}(...)."
         )
+    if isinstance(model, str | Path):
+        return _from_folder(Path(model))
     torch, sklearn = sys.modules.get("torch"), sys.modules.get("sklearn.base")
+    transformers, peft = sys.modules.get("transformers"), sys.modules.get("peft")
+    for found, kind in ((transformers, "PreTrainedModel"), (peft, "PeftModel")):
+        if found is not None and isinstance(model, getattr(found, kind)):
+            return _language(model)
     if torch is not None and isinstance(model, torch.nn.Module):
         from steelyard.learners import Torch
 
@@ -69,6 +76,31 @@ def learner_of(model: Any) -> Learner:
         return model
     raise ModelError(
         f"{type(model).__module__}.{type(model).__qualname__} is no model that Steelyard knows.",
-        fix="give a torch.nn.Module, a scikit-learn estimator, or a learner: an object with the methods of "
-        "steelyard.problem.Learner.",
+        fix="give a torch.nn.Module, a transformers model, a scikit-learn estimator, or a learner: an object with the "
+        "methods of steelyard.problem.Learner.",
     )
+
+
+def is_language_model(path: Path) -> bool:
+    """Whether this is what a transformers model is kept in: a folder, or a ``.gguf`` file."""
+    return path.is_dir() or path.suffix == ".gguf"
+
+
+def _from_folder(path: Path) -> Learner:
+    if not is_language_model(path):
+        raise ModelError(
+            f"{path} is no folder of a model.",
+            fix="give the folder that save_pretrained wrote, a .gguf file, or the loaded model itself.",
+        )
+    from steelyard.learners import Transformers
+
+    return Transformers(path, trained=True)
+
+
+def _language(model: Any) -> Learner:
+    from steelyard.learners import Transformers
+
+    # A model loaded from a folder knows it, and its tokenizer lies beside it.
+    folder = Path(str(model.config.name_or_path or ""))
+    beside = folder if (folder / "tokenizer_config.json").is_file() else None
+    return Transformers(model, tokenizer=beside, trained=True)

@@ -16,6 +16,8 @@ from steelyard.gradients.passes import length, one_pass
 from steelyard.gradients.taps import Block, recording, tappable
 
 _NEGLIGIBLE = 1e-3  # of the largest gradient: below this, rounding is measured against the largest
+_ROUNDING = {torch.float64: 1e-9, torch.float32: 2e-4}
+_HALF = 0.1  # in half precision only a gradient of another structure is told from rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ def cover(model: nn.Module, function: Function, batch: Batch) -> Coverage:
     notes: list[str] = []
     if functional:
         rows, vectorised = row_gradients(model, function, batch, functional)
-        wrong = [name for name in functional if not _close(rows[name], truth[name], _scale(truth))]
+        wrong = [name for name in functional if not _close(rows[name], truth[name], _rounding(model, truth))]
         if wrong:
             raise ModelError(
                 f"the per-example gradient of parameter {wrong[0]!r} differs between a batch and the example alone.",
@@ -111,7 +113,7 @@ def _broadcast_works(
         found = _recorded(model, function, batch, (), (name,))
     except (RuntimeError, ValueError, TypeError, IndexError):
         return False
-    return name in found and _close(flat(found[name]), truth[name], _scale(truth))
+    return name in found and _close(flat(found[name]), truth[name], _rounding(model, truth))
 
 
 def _recorded(
@@ -125,24 +127,38 @@ def _recorded(
 def _agrees(block: Block, factors: Factors, model: nn.Module, truth: Mapping[str, Tensor]) -> bool:
     rows = isinstance(factors, Rows)
     parts = split_rows(block, factors, model) if rows else split_matrix(block, factors.full())
-    scale = _scale(truth)
-    return all(_close(part, truth[name], scale) for name, part in parts.items())
+    rounding = _rounding(model, truth)
+    return all(_close(part, truth[name], rounding) for name, part in parts.items())
 
 
-def _close(rows: Tensor, truth: Tensor, scale: float) -> bool:
-    """Whether rows are the truth up to rounding, which is relative to the largest gradient of the model too.
+@dataclass(frozen=True)
+class _Rounding:
+    """How far a gradient may be off.
 
-    A parameter whose gradient is zero but for rounding, such as the bias of attention keys, has no size of its own.
+    Attributes:
+        tolerance: Relative to the parameter's largest gradient.
+        floor: Size that smaller gradients are measured against. A parameter whose gradient is zero but for rounding,
+            such as the bias of attention keys, has no size of its own.
     """
+
+    tolerance: float
+    floor: float
+
+
+def _rounding(model: nn.Module, truth: Mapping[str, Tensor]) -> _Rounding:
+    """Of a model: its narrowest number type decides, because it rounds what all others are computed from."""
+    largest = max((float(rows.abs().max()) for rows in truth.values() if rows.numel()), default=0.0)
+    kinds = {value.dtype for value in model.parameters() if value.is_floating_point()}
+    if any(kind not in _ROUNDING for kind in kinds):
+        return _Rounding(_HALF, max(_HALF * largest, 1e-12))
+    return _Rounding(max(_ROUNDING[kind] for kind in kinds), max(_NEGLIGIBLE * largest, 1e-12))
+
+
+def _close(rows: Tensor, truth: Tensor, rounding: _Rounding) -> bool:
     if rows.shape != truth.shape:
         return False
-    precise = truth.dtype == torch.float64
-    size = max(float(truth.abs().max()), _NEGLIGIBLE * scale, 1e-12)
-    return float((rows - truth).abs().max()) <= (1e-9 if precise else 2e-4) * size
-
-
-def _scale(truth: Mapping[str, Tensor]) -> float:
-    return max((float(rows.abs().max()) for rows in truth.values() if rows.numel()), default=0.0)
+    size = max(float(truth.abs().max()), rounding.floor)
+    return float((rows - truth).abs().max()) <= rounding.tolerance * size
 
 
 def split_matrix(block: Block, matrices: Tensor) -> dict[str, Tensor]:

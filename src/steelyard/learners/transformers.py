@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor, nn
 
-from steelyard.errors import CapabilityError, SettingError
+from steelyard.errors import CapabilityError, FitError, SettingError
 from steelyard.learners import torch_checks as checks
 from steelyard.learners.recipes import SGD, Adam, AdamW, Recipe, recipe_settings
 from steelyard.learners.torch_batches import require_examples
@@ -20,13 +20,23 @@ from steelyard.learners.torch_state import checksum, dump, function_name, restor
 from steelyard.learners.torch_steps import Moments
 from steelyard.learners.torch_training import Course, TorchFitted, known_moments, present, train
 from steelyard.learners.transformers_answers import answered, packed
-from steelyard.learners.transformers_fits import Start, beginning, check_trainable, filled, trainable
+from steelyard.learners.transformers_fits import (
+    Start,
+    beginning,
+    check_half,
+    check_trainable,
+    filled,
+    is_half,
+    trainable,
+    widened,
+)
 from steelyard.learners.transformers_labels import class_names, labels_of, outputs_of
 from steelyard.learners.transformers_load import device_of, facts_of, open_model, padding_of, reading_of
 from steelyard.learners.transformers_measure import functions_for, pooled, run
 from steelyard.learners.transformers_settings import Files, LoRA, Text
+from steelyard.learners.transformers_spans import SPAN
 from steelyard.learners.transformers_table import TokenTable, numeric_columns
-from steelyard.learners.transformers_text import SPAN, describe_cuts, encode
+from steelyard.learners.transformers_text import describe_cuts, encode
 from steelyard.records import Examples, Measurement
 
 _EVALUATED = 16  # examples per forward pass without gradients
@@ -105,6 +115,7 @@ class Transformers:
             )
         loaded = open_model(model, tokenizer, adapter=adapter, lora=lora, files=files or Files(), dtype=dtype)
         net, self._task, self._notes = loaded.net, loaded.task, loaded.notes
+        check_half(net, recipe)
         checks.check_parameters(net)
         self._net, self._recipe, self._trained, self._dtype = net, recipe, trained, dtype
         self._begin = beginning(
@@ -174,16 +185,22 @@ class Transformers:
     def check(self, train: Examples, query: Examples) -> tuple[str, ...]:
         """Look for whatever would make results wrong, before any work; notes on handled cases come back.
 
-        Cost: all texts are tokenised; a few forward passes of eight examples (of all, in float16).
+        Cost: all texts are tokenised; a few forward passes of eight examples. In float16 one forward pass of all
+        examples, because one that overflows means that everything is computed in a wider number type.
 
         Raises:
             ModelError: If loss or measurement is not one finite, repeatable number per example by itself.
             DataError: If an example is empty, too long, or has a label that is no class of the model.
         """
-        notes = self._notes
+        notes: tuple[str, ...] = ()
         for examples in (train, query):
             table = self._table(require_examples(examples))
             notes += describe_cuts(examples, table.encoded, self._reading)
+        if is_half(self._net):
+            given = TorchFitted(trainable(self._net), 0)
+            self.loss(given, train)
+            self.measure(given, query)
+        notes += self._notes
         model = filled(self._net, trainable(self._net))
         for what, function, examples in (
             ("loss", self.loss_function, train),
@@ -222,7 +239,13 @@ class Transformers:
         rows, kept = present(examples.weights(), weights)
         factors = None if kept is None else torch.tensor(kept, dtype=torch.float32, device=table.device)
         course = Course(table, self._recipe, rows, factors, seed, keep=trainable)
-        return train(self._begin.draw, self.loss_function, course)
+        try:
+            return train(self._begin.draw, self.loss_function, course)
+        except FitError as error:
+            if not is_half(self._net):
+                raise
+            self._widen(f"a fit failed in float16 ({error.problem})")
+            return train(self._begin.draw, self.loss_function, course)
 
     def explained(self, examples: Examples, seed: int = 0) -> TorchFitted:
         """The model that is asked about: the one given if it came trained, else ``fit(examples)``."""
@@ -295,10 +318,10 @@ class Transformers:
         return fitted
 
     def gradients(self, fitted: TorchFitted) -> Any:
-        """The gradient engine at this model."""
+        """The gradient engine at this model; in float32 for a model in float16, whose products would overflow."""
         from steelyard.gradients.engine import TorchGradients
 
-        return TorchGradients(self, fitted)
+        return TorchGradients(self, fitted, dtype=torch.float32 if is_half(self._net) else None)
 
     def hessian(
         self, fitted: TorchFitted, examples: Examples, weights: np.ndarray | None = None
@@ -396,7 +419,7 @@ class Transformers:
         """Blocks of ``length`` tokens, filled with one example after another, as pre-training packs them.
 
         The blocks are then the examples that are trained on and attributed to; the column ``sources`` says which
-        examples each holds a part of.
+        examples each holds a part of. A block of prompts alone, with no token that counts, is left out.
         """
         return packed(require_examples(examples), self._table(examples).encoded, length)
 
@@ -420,7 +443,8 @@ class Transformers:
     ) -> Callable[[nn.Module, Batch], Tensor]:
         # Values computed in half precision agree between batches to half precision only.
         dtype = next(self._net.parameters()).dtype
-        return lambda model, batch: function(model, batch).to(dtype)
+        kept = torch.bfloat16 if dtype.itemsize < 4 else dtype
+        return lambda model, batch: function(model, batch).to(kept)
 
     def _evaluate(
         self, fitted: TorchFitted, examples: Examples, function: Callable[[nn.Module, Batch], Tensor]
@@ -428,7 +452,21 @@ class Transformers:
         model = self.load(fitted)
         with torch.no_grad():
             parts = [function(model, batch) for batch in self.batches(examples, _EVALUATED)]
-        return torch.cat(parts).to(device="cpu", dtype=torch.float64)
+        found = torch.cat(parts).to(device="cpu", dtype=torch.float64)
+        bad = (~torch.isfinite(found)).nonzero()
+        if len(bad) and is_half(self._net):
+            example = str(examples.ids[int(bad[0, 0])])
+            self._widen(f"example {example!r} of {examples.source} overflows float16")
+            return self._evaluate(fitted, examples, function)
+        return found
+
+    def _widen(self, reason: str) -> None:
+        self.fingerprint()  # of the model as it was given, whenever it is asked for
+        self._net, name = widened(self._net)
+        self._begin = replace(self._begin, net=self._net)
+        self._modules.clear()
+        self._dtype = f"{name}, because {reason}"
+        self._notes += (f"{reason}: everything is computed in {name} instead.",)
 
 
 def _forget(kept: "WeakKeyDictionary[Any, Any]", most: int) -> None:

@@ -1,6 +1,7 @@
 """Copies of one model that share what is not trained, where fits start, and what is kept of them."""
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -43,7 +44,10 @@ class Beginning:
             if self.start == "fresh":
                 draw_again(module)
         if self.checkpointing:
-            cast(Any, module).gradient_checkpointing_enable({"use_reentrant": False})
+            with warnings.catch_warnings():
+                # The name that every version since 4.35 knows; the newest call it by another.
+                warnings.filterwarnings("ignore", "`gradient_checkpointing_enable`", FutureWarning)
+                cast(Any, module).gradient_checkpointing_enable({"use_reentrant": False})
         return module
 
 
@@ -112,6 +116,38 @@ def check_trainable(parameters: Mapping[str, Tensor], net: nn.Module) -> None:
                 f"{wanted.get(name) or 'no such parameter'}.",
                 fix="use the learner with the model and the adapters that were fitted.",
             )
+
+
+def is_half(net: nn.Module) -> bool:
+    """Whether the model computes in float16, whose largest number is 65,504."""
+    return any(value.dtype == torch.float16 for value in net.parameters())
+
+
+def widened(net: nn.Module) -> tuple[nn.Module, str]:
+    """The model in a number type that does not overflow, and its name: bfloat16 on a GPU, else float32."""
+    device = next(net.parameters()).device
+    wide = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return net.to(wide), str(wide).removeprefix("torch.")
+
+
+def check_half(net: nn.Module, recipe: object) -> None:
+    """Refuse parameters that float16 cannot hold, and to train any in it.
+
+    Raises:
+        SettingError: If a parameter is infinite in float16, or trained parameters are in float16.
+    """
+    half = {name: value for name, value in net.named_parameters() if value.dtype == torch.float16}
+    for name, value in half.items():
+        if not torch.isfinite(value).all():
+            raise SettingError(
+                f"Transformers: the parameter {name} has values beyond 65,504, which float16 cannot hold.",
+                fix="give dtype='bfloat16' or 'float32'.",
+            )
+    if recipe is not None and any(value.requires_grad for value in half.values()):
+        raise SettingError(
+            "Transformers: a recipe, and parameters in float16, in which small updates vanish.",
+            fix="give dtype='bfloat16' or 'float32', or train LoRA adapters, which are kept in float32.",
+        )
 
 
 def _initialised(net: nn.Module) -> nn.Module:

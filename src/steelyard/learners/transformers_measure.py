@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from steelyard.errors import CapabilityError, DataError, ModelError, SettingError
 from steelyard.learners.torch_losses import NAMED_LOSSES, Batch, NamedLoss, log_probability, margin
 from steelyard.learners.transformers_settings import Task
+from steelyard.learners.transformers_spans import SPAN
 from steelyard.learners.transformers_table import IGNORED
-from steelyard.learners.transformers_text import SPAN
 from steelyard.records import Measurement
 
 Reduction = Literal["sum", "mean"]

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steelyard.learners.transformers_text import COUNTED, SPAN, Encoded
+from steelyard.learners.transformers_spans import SPAN
+from steelyard.learners.transformers_text import COUNTED, Encoded
 from steelyard.records import Examples
 
 IGNORED = -100

@@ -15,13 +15,11 @@ from jaxtyping import Bool, Int
 from steelyard.errors import DataError, ModelError
 from steelyard.learners.transformers_chat import rendered, transcript
 from steelyard.learners.transformers_settings import Task, Text
+from steelyard.learners.transformers_spans import Marked, Span, measured_tokens, within
 from steelyard.records import Examples
 
 Form = Literal["text", "pair", "messages", "tokens"]
-Span = tuple[int, int]
 
-SPAN = "span"
-"""Column that says which part of a query is measured."""
 COUNTED = "counted"
 """Column beside token sequences: 1 where the loss counts the token."""
 _BLOCK = 1024
@@ -163,7 +161,10 @@ def encode(examples: Examples, reading: Reading, *, spans: bool = False) -> Enco
         pieces += [_fitted(piece, str(block.ids[i]), block.source, reading) for i, piece in enumerate(found)]
     counted = [_counted(piece, reading) for piece in pieces]
     _check(examples, pieces, counted, reading)
-    measured = _measured(examples, pieces, form) if spans else None
+    measured = None
+    if spans:
+        marks = [Marked(piece.text, piece.places, piece.parts, inside=form == "pair") for piece in pieces]
+        measured = measured_tokens(examples, marks)
     typed = bool(pieces) and pieces[0].types is not None
     return Encoded(
         tokens=np.concatenate([piece.tokens for piece in pieces]),
@@ -319,51 +320,9 @@ def _counted(piece: Piece, reading: Reading) -> np.ndarray:
     elif piece.parts is None:
         counted = np.ones(len(piece.tokens), dtype=bool)
     else:
-        counted = _within(piece.places, piece.parts)
+        counted = within(piece.places, piece.parts)
     counted[:1] = False  # nothing comes before the first token to predict it from
     return counted
-
-
-def _within(places: np.ndarray, parts: Sequence[Span]) -> np.ndarray:
-    """Tokens that share a character with one of the parts: one that straddles its start belongs to it."""
-    begin, end = places[:, 0], places[:, 1]
-    inside = [(end > start) & (begin < stop) & (end > begin) for start, stop in parts]
-    return np.logical_or.reduce(inside) if inside else np.zeros(len(places), dtype=bool)
-
-
-def _measured(examples: Examples, pieces: Sequence[Piece], form: Form) -> Bool[np.ndarray, " token"]:
-    if SPAN not in examples.columns:
-        raise DataError(
-            f"{examples.source}: measurement='span' needs a column {SPAN!r}.",
-            fix="give every query the part to measure: a piece of its text, or its first character and the one "
-            "after its last.",
-        )
-    found: list[np.ndarray] = []
-    for i, (piece, span) in enumerate(zip(pieces, _values(examples, SPAN), strict=True)):
-        offset = piece.parts[0][0] if form == "pair" and piece.parts else 0
-        place = _place(span, piece, offset)
-        inside = None if place is None else _within(piece.places, [place])
-        if inside is None or not inside[1:].any():
-            raise DataError(
-                f"{_name(examples, i)}: the span {span!r} is not in the tokens of its text.",
-                fix="give a piece of the completion (or of the text), or [first, last + 1] characters of it.",
-            )
-        inside[:1] = False
-        found.append(inside)
-    return np.concatenate(found)
-
-
-def _place(span: Any, piece: Piece, offset: int) -> Span | None:
-    if isinstance(span, str):
-        areas = piece.parts or ((0, len(piece.text)),)
-        starts = [piece.text.find(span, a, min(b, len(piece.text))) for a, b in areas]
-        start = next((found for found in starts if found >= 0), -1)
-        return (start, start + len(span)) if span and start >= 0 else None
-    values = np.asarray(span)
-    if values.shape != (2,) or values.dtype.kind not in "iu":
-        return None
-    start, stop = int(values[0]) + offset, int(values[1]) + offset
-    return (start, stop) if offset <= start < stop <= len(piece.text) else None
 
 
 def _check(
