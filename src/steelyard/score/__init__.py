@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from steelyard.score.logra import LoGra as LoGra
     from steelyard.score.method import Method as Method
     from steelyard.score.method import MethodCard as MethodCard
+    from steelyard.score.replay import Replay as Replay
     from steelyard.score.self_influence import SelfInfluence as SelfInfluence
+    from steelyard.score.source import SOURCE as SOURCE
     from steelyard.score.trackstar import TrackStar as TrackStar
     from steelyard.score.trak import TRAK as TRAK
 
@@ -55,6 +57,8 @@ METHODS: Mapping[str, str] = {
     "ekfac": "steelyard.score.kronecker:EKFAC",
     "tkfac": "steelyard.score.kronecker:TKFAC",
     "shampoo": "steelyard.score.kronecker:Shampoo",
+    "source": "steelyard.score.source:SOURCE",
+    "replay": "steelyard.score.replay:Replay",
     "trak": "steelyard.score.trak:TRAK",
     "logra": "steelyard.score.logra:LoGra",
     "trackstar": "steelyard.score.trackstar:TrackStar",
