@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from steelyard.collect.gradients import Fitted, present_examples
 from steelyard.errors import CapabilityError, SettingError
@@ -32,7 +33,6 @@ from steelyard.run.seeds import stream
 _MOST_EXACT_OUTPUTS = 16
 _HELD_OUT = 5  # one example in so many
 Kind = Literal["kfac", "ekfac", "tkfac", "shampoo", "eshampoo", "rootshampoo"]
-Damping = float | int | Literal["auto", "heldout"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def kronecker_arrays(  # noqa: PLR0913 - where, of what and how are three facts 
             f"{kind.upper()} needs the layers of a network, which {type(problem.learner).__name__} does not have.",
             fix="use gauss_newton (exact for linear models) or leave_one_out.",
         )
-    fisher, why = _resolve_fisher(problem, fitted, fisher)
+    fisher, why = resolve_fisher(problem, fitted, fisher)
     train = present_examples(problem) if examples is None else examples
     key = f"curvature/{fisher}-{problem.seed}{'-' if point else ''}{point}"
     family, corrected = _FAMILIES[kind]
@@ -164,7 +164,7 @@ def kronecker_metric(
     *,
     kind: Kind,
     fisher: Fisher | Literal["auto"],
-    damping: Damping,
+    damping: float | int | str,
 ) -> FittedMetric:
     """The damped inverse Kronecker-factored curvature of the summed training loss.
 
@@ -204,14 +204,8 @@ def kronecker_metric(
 def _held_out(problem: Problem, fitted: Fitted, run: Run, kind: Kind, fisher: Fisher) -> HeldOut:
     """Curvature of four fifths of the examples, judged by the gradients of the rest; the parts depend on ids."""
     train = present_examples(problem)
-    if len(train) < 2 * _HELD_OUT:
-        raise SettingError(
-            f"damping='heldout' holds out a fifth of the training examples, but there are only {len(train)}.",
-            fix="use damping='auto' or a number.",
-        )
-    order = np.argsort([hashlib.blake2b(str(name).encode(), digest_size=8).digest() for name in train.ids])
-    cut = len(train) // _HELD_OUT
-    seen, held = train.take(np.sort(order[cut:])), train.take(np.sort(order[:cut]))
+    rest, kept_out = hold_out(train)
+    seen, held = train.take(rest), train.take(kept_out)
     found = kronecker_arrays(
         problem, fitted, run, kind=kind, fisher=fisher, point="four-fifths", examples=seen
     )
@@ -222,6 +216,22 @@ def _held_out(problem: Problem, fitted: Fitted, run: Run, kind: Kind, fisher: Fi
 
     key = f"curvature/{fisher}-{problem.seed}-held-out/{kind}"
     return held_out_damping(found.blocks, run.keep(key, compute), penalty(problem, fitted))
+
+
+def hold_out(train: Examples) -> tuple[Int[np.ndarray, " seen"], Int[np.ndarray, " held"]]:
+    """Rows of four fifths of the examples, and of the rest; which is which depends on the ids alone.
+
+    Raises:
+        SettingError: If there are fewer than ten.
+    """
+    if len(train) < 2 * _HELD_OUT:
+        raise SettingError(
+            f"damping='heldout' holds out a fifth of the training examples, but there are only {len(train)}.",
+            fix="use damping='auto' or a number.",
+        )
+    order = np.argsort([hashlib.blake2b(str(name).encode(), digest_size=8).digest() for name in train.ids])
+    cut = len(train) // _HELD_OUT
+    return np.sort(order[cut:]), np.sort(order[:cut])
 
 
 @runtime_checkable
@@ -235,7 +245,8 @@ def penalty(problem: Problem, fitted: Fitted) -> float:
     return float(learner.regularisation(fitted.model)) if isinstance(learner, _Regularised) else 0.0
 
 
-def _resolve_fisher(problem: Problem, fitted: Fitted, fisher: Fisher | Literal["auto"]) -> tuple[Fisher, str]:
+def resolve_fisher(problem: Problem, fitted: Fitted, fisher: Fisher | Literal["auto"]) -> tuple[Fisher, str]:
+    """Which gradients the curvature is made of, and why: the first of exact, sampled and empirical that there is."""
     engine = cast(TorchGradients, fitted.gradients)
     learner = cast(HasOutputs, problem.learner)
     if fisher == "empirical":

@@ -56,6 +56,12 @@ class EigenBlock:
         rows = factors.values if self.right is None else factors.values @ self.right.to(factors.values)
         return rows[:, None, :]
 
+    def turn(self, matrices: Float[Tensor, "example row column"]) -> Float[Tensor, "example row column"]:
+        """From parameters into the eigenbasis: what :meth:`rotate` does, for matrices without factors."""
+        if self.left is not None:
+            matrices = self.left.T.to(matrices) @ matrices
+        return matrices if self.right is None else matrices @ self.right.to(matrices)
+
     def unrotate(self, matrices: Float[Tensor, "example row column"]) -> Float[Tensor, "example row column"]:
         """From the eigenbasis back to parameters."""
         if self.left is not None:

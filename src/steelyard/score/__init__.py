@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from steelyard.score.baselines import EmbeddingCosine as EmbeddingCosine
     from steelyard.score.baselines import Loss as Loss
     from steelyard.score.baselines import Random as Random
+    from steelyard.score.datainf import DataInf as DataInf
     from steelyard.score.driver import best_of as best_of
     from steelyard.score.gauss_newton import GaussNewton as GaussNewton
     from steelyard.score.gradient_products import GradCos as GradCos
     from steelyard.score.gradient_products import GradDot as GradDot
     from steelyard.score.gradient_products import TracIn as TracIn
+    from steelyard.score.group_influence import GroupInfluence as GroupInfluence
     from steelyard.score.knn_shapley import KNNShapley as KNNShapley
     from steelyard.score.kronecker import EKFAC as EKFAC
     from steelyard.score.kronecker import KFAC as KFAC
@@ -35,8 +37,13 @@ if TYPE_CHECKING:
     from steelyard.score.logra import LoGra as LoGra
     from steelyard.score.method import Method as Method
     from steelyard.score.method import MethodCard as MethodCard
+    from steelyard.score.refined import EKFACCG as EKFACCG
     from steelyard.score.replay import Replay as Replay
     from steelyard.score.self_influence import SelfInfluence as SelfInfluence
+    from steelyard.score.solvers import CG as CG
+    from steelyard.score.solvers import Arnoldi as Arnoldi
+    from steelyard.score.solvers import LiSSA as LiSSA
+    from steelyard.score.solvers import Nystrom as Nystrom
     from steelyard.score.source import SOURCE as SOURCE
     from steelyard.score.trackstar import TrackStar as TrackStar
     from steelyard.score.trak import TRAK as TRAK
@@ -55,8 +62,15 @@ METHODS: Mapping[str, str] = {
     "gauss_newton": "steelyard.score.gauss_newton:GaussNewton",
     "kfac": "steelyard.score.kronecker:KFAC",
     "ekfac": "steelyard.score.kronecker:EKFAC",
+    "ekfac_cg": "steelyard.score.refined:EKFACCG",
+    "datainf": "steelyard.score.datainf:DataInf",
+    "group_influence": "steelyard.score.group_influence:GroupInfluence",
     "tkfac": "steelyard.score.kronecker:TKFAC",
     "shampoo": "steelyard.score.kronecker:Shampoo",
+    "cg": "steelyard.score.solvers:CG",
+    "lissa": "steelyard.score.solvers:LiSSA",
+    "arnoldi": "steelyard.score.solvers:Arnoldi",
+    "nystrom": "steelyard.score.solvers:Nystrom",
     "source": "steelyard.score.source:SOURCE",
     "replay": "steelyard.score.replay:Replay",
     "trak": "steelyard.score.trak:TRAK",

@@ -208,6 +208,7 @@ def make_scores(  # noqa: PLR0913 - one argument per fact that a record needs be
     unit: str,
     axis: Literal["pair", "example"] = "pair",
     query_ids: Sequence[str] | np.ndarray | None = None,
+    train_ids: np.ndarray | None = None,
     suspect: Literal["low", "high"] = "low",
     resolved: Mapping[str, Any] | None = None,
     started: Started | None = None,
@@ -222,6 +223,7 @@ def make_scores(  # noqa: PLR0913 - one argument per fact that a record needs be
         unit: Unit of the values, or ``"rank"``.
         axis: ``"pair"`` for train by query, ``"example"`` for one column about each training example.
         query_ids: Names of the columns, where they are not the queries.
+        train_ids: Names of the rows, where they are not the training examples but groups of them.
         suspect: Which end of a per-example score is suspect.
         resolved: What every ``"auto"`` became.
         started: What :func:`begin` returned, so that the cost is this method's alone; else the run's so far.
@@ -233,7 +235,7 @@ def make_scores(  # noqa: PLR0913 - one argument per fact that a record needs be
     started = started or Started(Cost())
     return Scores(
         values=values,
-        train_ids=problem.train.ids,
+        train_ids=problem.train.ids if train_ids is None else train_ids,
         query_ids=problem.query.ids if query_ids is None else np.asarray(query_ids, dtype=str),
         method=repr(method),
         unit=unit,

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
+from steelyard.collect.exact import factorise
 from steelyard.collect.gradients import (
     Fitted,
     Widening,
@@ -20,7 +21,6 @@ from steelyard.problem import Problem
 from steelyard.records import Cost, Scores
 from steelyard.run import Run
 from steelyard.score.driver import MethodCard, score_examples
-from steelyard.score.gauss_newton import factorise
 
 Curvature = Literal["auto", "ekfac", "kfac", "exact", "identity"]
 
