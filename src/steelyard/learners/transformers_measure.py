@@ -130,6 +130,23 @@ class TextFunctions:
             factor = factor / (shifted != IGNORED).sum(1).sqrt()[:, None, None, None]
         return torch.stack([torch.block_diag(*one) for one in factor])
 
+    def hessian_product(self, outputs: Tensor, tangents: Tensor, batch: Batch) -> Tensor:
+        """``[vector, batch, output]``: the Hessian of each loss in the outputs, times tangents of that shape.
+
+        A softmax's Hessian is diag(p) - p pᵀ token by token, so that no factor of it need ever be held.
+        """
+        if self.task == "classifier":
+            factor = self.labelled.hessian_factor(outputs)
+            return torch.einsum("bor,vbr->vbo", factor, torch.einsum("bor,vbo->vbr", factor, tangents))
+        shifted = following(batch["labels"])
+        chances = outputs.view(*shifted.shape, -1).softmax(-1)
+        along = tangents.view(len(tangents), *chances.shape)
+        curved = chances * (along - (chances * along).sum(-1, keepdim=True))
+        share = (shifted != IGNORED).to(outputs)
+        if self.reduction == "mean":
+            share = share / share.sum(1, keepdim=True)
+        return (curved * share[:, :, None]).flatten(2)
+
     def _reduced(self, losses: Tensor, labels: Tensor) -> Tensor:
         total = losses.sum(1)
         return total if self.reduction == "sum" else total / (following(labels) != IGNORED).sum(1)
