@@ -95,6 +95,8 @@ def build_store(
             if not unfinished:
                 raise RunError(f"{folder} is not a gradient store.", fix="choose another path (--out).")
         folder.mkdir(exist_ok=True)
+        if (folder / NAME).exists():
+            _check_same_settings(folder, settings)
         opened = open_model(problem, folder, settings, run)
         manifest = _manifest(folder, opened, settings)
         number = _part_number(folder, manifest, problem.train, append=append)
@@ -175,24 +177,28 @@ def _checksum(problem: Problem, model: Any) -> str:
 
 
 def _manifest(folder: Path, opened: Opened, settings: StoreSettings) -> StoreManifest:
-    features = opened.features
-    widths = tuple(columns.stop - columns.start for columns in features.columns)
-    fresh = StoreManifest(opened.checksum, settings, features.names, widths, opened.l2, versions=versions())
-    if not (folder / NAME).exists():
-        return fresh
-    found = read_store_manifest(folder)
-    check_same_model(folder, found, opened)
-    if found.settings != settings:
-        differ = [
-            f"{name}={before!r}, not {getattr(settings, name)!r}"
-            for name, before in vars(found.settings).items()
-            if before != getattr(settings, name)
-        ]
+    if (folder / NAME).exists():
+        found = read_store_manifest(folder)
+        check_same_model(folder, found, opened)
+        return found
+    widths = tuple(columns.stop - columns.start for columns in opened.features.columns)
+    return StoreManifest(
+        opened.checksum, settings, opened.features.names, widths, opened.l2, versions=versions()
+    )
+
+
+def _check_same_settings(folder: Path, settings: StoreSettings) -> None:
+    found = read_store_manifest(folder).settings
+    differ = [
+        f"{name}={before!r}, not {getattr(settings, name)!r}"
+        for name, before in vars(found).items()
+        if before != getattr(settings, name)
+    ]
+    if differ:
         raise RunError(
             f"{folder} was built with {', '.join(differ)}.",
             fix="give the same settings, or choose another path (--out).",
         )
-    return found
 
 
 def check_same_model(folder: Path, manifest: StoreManifest, opened: Opened) -> None:

@@ -5,7 +5,8 @@ LoGra has it), or plain products, or cosines. Memory holds one piece of a shard 
 of scores.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -84,7 +85,7 @@ def second_moments(store: Store) -> tuple[np.ndarray, ...]:
     path = store.folder / f"moments-{len(store)}.npy"
     columns, widths = store.manifest.columns, store.manifest.widths
     if path.exists():
-        flat = np.load(path, allow_pickle=False)
+        flat = np.load(path, allow_pickle=False).astype(np.float64)
         pieces = np.split(flat, np.cumsum([width * width for width in widths])[:-1])
         return tuple(piece.reshape(width, width) for piece, width in zip(pieces, widths, strict=True))
     total = [np.zeros((width, width)) for width in widths]
@@ -96,7 +97,7 @@ def second_moments(store: Store) -> tuple[np.ndarray, ...]:
     found = tuple(matrix / present for matrix in total)
     for old in store.folder.glob("moments-*.npy"):
         old.unlink()
-    write_array(store.folder, path, np.concatenate([matrix.ravel() for matrix in found]))
+    write_array(store.folder, path, np.concatenate([matrix.ravel() for matrix in found]).astype(np.float32))
     return found
 
 
@@ -193,19 +194,32 @@ def pieces_of(store: Store) -> Iterator[tuple[int, Float[np.ndarray, "row featur
 def _restored(store: Store, shard: Shard) -> Iterator[Float[np.ndarray, "row feature"]]:
     """A shard in float32: as it is, or piece by piece through one buffer that stays in the cache."""
     step = max(16, _PIECE_BYTES // (4 * store.width))
-    columns, scales, data = store.manifest.columns, shard.scales, shard.data
+    scales, data = shard.scales, shard.data
     if scales is None:
         yield data
         return
+    runs = _runs(store.manifest.widths)
     source = torch.from_numpy(data)
     buffer = torch.empty(min(step, len(data)), store.width)
     factors = torch.from_numpy(scales)
     for start in range(0, len(data), step):
         piece = buffer[: len(data[start : start + step])]
         piece.copy_(source[start : start + step])
-        for number, part in enumerate(columns):
-            piece[:, part].mul_(factors[start : start + step, number, None])
+        for layers, columns, width in runs:
+            alike = piece[:, columns].unflatten(1, (-1, width))
+            alike.mul_(factors[start : start + step, layers, None])
         yield piece.numpy()
+
+
+def _runs(widths: Sequence[int]) -> list[tuple[slice, slice, int]]:
+    """Neighbouring layers of one width: their places, their columns, and the width."""
+    runs: list[tuple[slice, slice, int]] = []
+    layer = column = 0
+    for width, group in itertools.groupby(widths):
+        count = len(list(group))
+        runs.append((slice(layer, layer + count), slice(column, column + count * width), width))
+        layer, column = layer + count, column + count * width
+    return runs
 
 
 def _check_finite(store: Store, start: int, scores: Float[np.ndarray, "row query"]) -> None:
