@@ -10,9 +10,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from steelyard.data import read
 from steelyard.records import Examples
 
-WORDS = (
-    "the a steel yard beam weighs light heavy query example what is it one two three yes no user says"
-).split()  # noqa: SIM905
+_SAID = "the a steel yard beam weighs light heavy query example what is it one two three yes no user says"
+WORDS = _SAID.split()
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} </s> {% endfor %}"

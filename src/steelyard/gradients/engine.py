@@ -222,7 +222,10 @@ class TorchGradients:
                 other = ready.get(name)
                 if other is not None:
                     product, ready[name] = dot(factors, other, compact=name in side.compact)
-                    total = total.to(product).add_(product)
+                    # Sums of products in half precision are kept in float32.
+                    total = total.to(product.device, torch.promote_types(total.dtype, product.dtype)).add_(
+                        product
+                    )
             values = total.cpu().numpy()
             out = np.empty((len(examples), side.count), values.dtype) if out is None else out
             out[rows] = values
@@ -283,7 +286,9 @@ class TorchGradients:
             dense = projection.kind == "dense"
             if not len(out):
                 width = parts[0][0].width if dense else sum(projector.width for projector, _ in parts)
-                out = torch.empty(len(examples), width, dtype=_dtype(parts[0][1]))
+                out = torch.empty(
+                    len(examples), width, dtype=torch.promote_types(_dtype(parts[0][1]), torch.float32)
+                )
             if dense:
                 out[positions] = (
                     torch.stack([projector(factors) for projector, factors in parts]).sum(0).to(out)
@@ -311,7 +316,8 @@ class TorchGradients:
 
         Memory: examples times parameters.
         """
-        return torch.cat([self.rows(found) for found in self.capture(examples, of)]).cpu().numpy()
+        rows = torch.cat([self.rows(found) for found in self.capture(examples, of)]).cpu()
+        return rows.to(torch.promote_types(rows.dtype, torch.float32)).numpy()
 
     def rows(self, found: Mapping[str, Factors]) -> Float[Tensor, "example param"]:
         """One captured batch as full gradients, parameters in the order of ``names``."""

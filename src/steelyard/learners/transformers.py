@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from steelyard.errors import CapabilityError, FitError, SettingError
 from steelyard.learners import torch_checks as checks
-from steelyard.learners.recipes import SGD, Adam, AdamW, Recipe, recipe_settings
+from steelyard.learners.recipes import AdamW, Recipe, last_recipe, penalty, recipe_settings, stages_of
 from steelyard.learners.torch_batches import require_examples
+from steelyard.learners.torch_course import Course, stage_members
 from steelyard.learners.torch_losses import Batch
+from steelyard.learners.torch_spans import Span, spans
 from steelyard.learners.torch_state import checksum, dump, function_name, restore
 from steelyard.learners.torch_steps import Moments
-from steelyard.learners.torch_training import Course, TorchFitted, known_moments, present, train
+from steelyard.learners.torch_training import TorchFitted, known_moments, present, train
 from steelyard.learners.transformers_answers import answered, packed
 from steelyard.learners.transformers_fits import (
     Start,
@@ -38,6 +40,9 @@ from steelyard.learners.transformers_spans import SPAN
 from steelyard.learners.transformers_table import TokenTable, numeric_columns
 from steelyard.learners.transformers_text import describe_cuts, encode
 from steelyard.records import Examples, Measurement
+
+if TYPE_CHECKING:
+    from steelyard.learners.torch_replay import TorchTraining
 
 _EVALUATED = 16  # examples per forward pass without gradients
 _REMEMBERED = 4  # tables, and modules with adapters, kept for reuse
@@ -61,7 +66,7 @@ class Transformers:
         tokenizer: A tokenizer or its folder; None: that of the model's folder.
         adapter: Folder of a trained LoRA adapter for this model; only it is trained and attributed to.
         lora: New LoRA adapters; only they are trained and attributed to.
-        recipe: How to fine-tune: ``SGD``, ``Adam`` or ``AdamW``.
+        recipe: How to fine-tune: ``SGD``, ``Adam``, ``AdamW`` or ``Stages`` of them.
         trained: The model as given is the one that is explained. Without a recipe, no refits.
         start: Where fits start: ``"given"`` (the parameters as given), ``"fresh"`` (adapters, or all parameters,
             drawn anew under the seed of the fit), or a function that makes a model. Default: fresh adapters,
@@ -210,7 +215,8 @@ class Transformers:
             batch = self._table(examples).batch(rows)
             checks.check_function(what, self._comparable(function), model, batch, examples.take(rows))
         notes += checks.describe_modules(self._net, trains=self._recipe is not None)
-        if isinstance(self._recipe, AdamW) and self._recipe.weight_decay:
+        stages = () if self._recipe is None else stages_of(self._recipe)
+        if any(isinstance(stage.recipe, AdamW) and stage.recipe.weight_decay for stage in stages):
             notes += ("AdamW's weight decay is no term of the training loss; curvature leaves it out.",)
         return notes
 
@@ -238,7 +244,8 @@ class Transformers:
         table = self._table(require_examples(examples))
         rows, kept = present(examples.weights(), weights)
         factors = None if kept is None else torch.tensor(kept, dtype=torch.float32, device=table.device)
-        course = Course(table, self._recipe, rows, factors, seed, keep=trainable)
+        members = stage_members(self._recipe, examples, rows)
+        course = Course(table, self._recipe, rows, factors, seed, keep=trainable, members=members)
         try:
             return train(self._begin.draw, self.loss_function, course)
         except FitError as error:
@@ -295,6 +302,30 @@ class Transformers:
             model = replace(fitted, parameters=point.parameters, checkpoints=(), moments=point.moments)
             yield model, point.learning_rate
 
+    def spans(self, fitted: TorchFitted, examples: Examples) -> Sequence[Span]:
+        """The training behind a fitted model: every kept state with what happened since the one before.
+
+        Raises:
+            CapabilityError: If the training is not known: the model came trained.
+        """
+        return spans(fitted, self._recipe, examples)
+
+    def replay(self, examples: Examples, weights: np.ndarray | None = None, seed: int = 0) -> "TorchTraining":
+        """The training that :meth:`fit` does, to be gone through again step by step and back.
+
+        Raises:
+            CapabilityError: If the training is not known: the model came trained.
+        """
+        from steelyard.learners.torch_replay import TorchTraining
+
+        if self._trained or self._recipe is None:
+            raise CapabilityError(
+                "the training of this model is not known: it came trained.",
+                fix="let the learner train it: recipe=AdamW(...) without trained=True; or use ekfac.",
+            )
+        course = self._course(self._recipe, require_examples(examples), weights, seed)
+        return TorchTraining(self._begin.draw, self.loss_function, course, len(examples))
+
     def moments(self, fitted: TorchFitted) -> Moments:
         """Adam's moments at this model, by parameter and without bias correction.
 
@@ -345,7 +376,7 @@ class Transformers:
 
     def regularisation(self, fitted: TorchFitted) -> float:
         """Coefficient of ``|parameters|² / 2`` in the mean loss; AdamW's decoupled decay is no such term."""
-        return float(self._recipe.weight_decay) if isinstance(self._recipe, SGD | Adam) else 0.0
+        return 0.0 if self._recipe is None else penalty(last_recipe(self._recipe))
 
     def load(self, fitted: TorchFitted) -> nn.Module:
         """The model with the fitted parameters, in evaluation mode; frozen parameters are shared by all.
@@ -387,6 +418,10 @@ class Transformers:
         """``[batch, outputs, rank]``: R with R Rᵀ the Hessian of each loss in the outputs."""
         return self._functions.hessian_factor(outputs, batch)
 
+    def output_hessian_product(self, outputs: Tensor, tangents: Tensor, batch: Batch) -> Tensor:
+        """``[vector, batch, outputs]``: that Hessian times tangents of this shape, at any size of vocabulary."""
+        return self._functions.hessian_product(outputs, tangents, batch)
+
     def lengths(self, examples: Examples) -> Int[np.ndarray, " example"]:
         """Tokens per example, after cutting."""
         return self._table(examples).encoded.lengths
@@ -422,6 +457,14 @@ class Transformers:
         examples each holds a part of. A block of prompts alone, with no token that counts, is left out.
         """
         return packed(require_examples(examples), self._table(examples).encoded, length)
+
+    def _course(self, recipe: Recipe, examples: Examples, weights: np.ndarray | None, seed: int) -> Course:
+        table = self._table(examples)
+        rows, kept = present(examples.weights(), weights)
+        dtype = torch.promote_types(next(self._net.parameters()).dtype, torch.float32)
+        factors = None if kept is None else torch.tensor(kept, dtype=dtype, device=table.device)
+        members = stage_members(recipe, examples, rows)
+        return Course(table, recipe, rows, factors, seed, keep=trainable, members=members)
 
     def _table(self, examples: Examples) -> TokenTable:
         table = self._tables.pop(examples, None)

@@ -66,7 +66,8 @@ def put_on(net: nn.Module, folder: Path, *, base: str) -> tuple[nn.Module, tuple
             f"{folder} is an adapter of type {config.peft_type}, only LoRA adapters are known.",
             fix="merge it into the model (merge_and_unload) and give that.",
         )
-    named, config.inference_mode = config.base_model_name_or_path, False
+    # PEFT warns about another name than that of the base; here it is compared, and noted, with the shapes.
+    named, config.base_model_name_or_path, config.inference_mode = config.base_model_name_or_path, None, False
     values = _values(folder)
     try:
         adapted: Any = _put(net, config)

@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from steelyard.errors import ModelError, SettingError
 from steelyard.learners.transformers_adapters import draw_again
 
-Start = Literal["given", "fresh"] | Callable[[], nn.Module]
+Start = str | Callable[[], nn.Module]
 
 
 @dataclass(frozen=True, eq=False)

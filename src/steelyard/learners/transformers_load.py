@@ -6,6 +6,7 @@ a model's folder is run only where ``Files(remote_code=True)`` says so.
 
 import copy
 import json
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -318,7 +319,7 @@ def _opened(folder: Path, load: Callable[[], Any]) -> Any:
     with _quiet():
         try:
             return load()
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, pickle.UnpicklingError) as error:
             raise ModelError(
                 f"{folder} cannot be loaded: {type(error).__name__}: {error}",
                 fix="check that the folder is complete (config.json, weights in safetensors, tokenizer.json), and "

@@ -1,0 +1,91 @@
+"""A language model's folder as MODEL: attribution, options, errors; nothing from the network."""
+
+# ruff: noqa: E402 - what follows the checks can only be imported where transformers is installed
+
+import json
+
+import pytest
+
+pytest.importorskip("transformers", reason="transformers is not installed: pip install 'steelyard[hf]'")
+pytest.importorskip("peft", reason="peft is not installed: pip install 'steelyard[hf]'")
+
+from tests.learners import language
+
+from steelyard.cli.app import app
+from steelyard.cli.language import LanguageOptions
+from steelyard.cli.model import DataOptions, load_problem
+from steelyard.errors import SettingError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "model"
+    language.llama().save_pretrained(path)
+    language.tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = []
+    for name, count, seed in (("train", 9, 0), ("query", 2, 1)):
+        found = language.pairs(count, seed=seed)
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps({k: str(v) for k, v in found.row(i).items()} | {"id": f"{name}-{i}"}) + "\n"
+                                for i in range(count)))  # fmt: skip
+        paths.append(str(path))
+    return paths
+
+
+def test_attribute_a_folder(runner, folder, files, tmp_path) -> None:
+    out = tmp_path / "run"
+    given = ["attribute", str(folder), "--train", files[0], "--query", files[1], "--method", "grad_dot"]
+    found = runner.invoke(app, [*given, "--out", str(out), "--json"])
+    assert found.exit_code == 0, found.output
+    result = json.loads(found.stdout)
+    assert {row["query_id"] for row in result["top"]} == {"query-0", "query-1"}
+    assert (out / "report.html").is_file()
+
+
+def test_options_reach_the_learner(folder, files) -> None:
+    data = DataOptions(train=files[0], query=files[1])
+    options = LanguageOptions(max_length=12, dtype="bfloat16", measurement="margin")
+    problem = load_problem(str(folder), data, seed=0, trust=False, language=options)
+    settings = problem.learner.settings()
+    assert (settings["max_length"], settings["dtype"], settings["measurement"]) == (12, "bfloat16", "margin")
+
+
+def test_the_models_own_answers(folder, files, tmp_path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"id": "p", "prompt": "what is it "}\n')
+    data = DataOptions(train=files[0], query=str(prompts))
+    problem = load_problem(str(folder), data, seed=0, trust=False, language=LanguageOptions(answer=3))
+    assert problem.learner.measurement.name == "log_probability"
+    assert problem.query.inputs == ("prompt", "completion")
+    assert problem.query.column("completion")[0]
+
+
+def test_an_adapter(runner, folder, files, tmp_path) -> None:
+    from steelyard.learners import LoRA, Transformers
+
+    found = Transformers(folder, lora=LoRA(rank=2), trained=True)
+    found.load(found.explained(language.pairs(2))).save_pretrained(tmp_path / "adapter")
+    data = DataOptions(train=files[0], query=files[1])
+    options = LanguageOptions(adapter=str(tmp_path / "adapter"))
+    problem = load_problem(str(folder), data, seed=0, trust=False, language=options)
+    assert problem.learner.settings()["parameters"] < problem.learner.settings()["frozen"]
+
+
+def test_what_is_wrong_is_said(runner, folder, files, model, tmp_path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    found = runner.invoke(
+        app, ["attribute", str(empty), "--train", files[0], "--query", files[1], "--out", "r"]
+    )
+    assert found.exit_code == 2 and "neither config.json" in found.output and "fix:" in found.output
+    with pytest.raises(SettingError, match="no folder of a language model"):
+        load_problem(
+            f"{model}:build", DataOptions(), seed=0, trust=False, language=LanguageOptions(max_length=5)
+        )
+    short = runner.invoke(app, ["attribute", str(folder), "--train", files[0], "--out", str(tmp_path / "r2")])
+    assert short.exit_code == 2 and "--query is missing" in short.output
