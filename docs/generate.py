@@ -10,7 +10,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from typer.models import ArgumentInfo, OptionInfo
+from typer.models import ArgumentInfo, CommandInfo, OptionInfo
 
 import steelyard as sy
 from steelyard.cli.app import app
@@ -42,12 +42,12 @@ def methods() -> str:
 
 def commands() -> str:
     """Every command with its arguments and options, read from the signatures."""
-    found = {
-        (info.name or info.callback.__name__).replace("_", "-"): info.callback
-        for info in app.registered_commands
-    }
+    found = {_name(info): info.callback for info in app.registered_commands}
+    for group in app.registered_groups:
+        for info in group.typer_instance.registered_commands:
+            found[f"{group.typer_instance.info.name} {_name(info)}"] = info.callback
     lines = ["# Commands\n", "Each command is a thin shell over the library function of the same name.\n"]
-    lines.append(" · ".join(f"[{name}](#{name})" for name in found))
+    lines.append(" · ".join(f"[{name}](#{name.replace(' ', '-')})" for name in found))
     for name, function in found.items():
         text, _, example = inspect.cleandoc(function.__doc__ or "").partition("Example:")
         lines += ["", f"## {name}", "", text.strip()]
@@ -63,6 +63,10 @@ def commands() -> str:
         for item in inspect.signature(function).parameters.values():
             lines.append(_parameter(item, *get_args(hints[item.name])))
     return _MADE + "\n".join(lines) + "\n"
+
+
+def _name(info: CommandInfo) -> str:
+    return (info.name or info.callback.__name__).replace("_", "-")
 
 
 def coded_checks() -> str:
@@ -132,6 +136,8 @@ def _parameter(item: inspect.Parameter, kind: Any, about: OptionInfo | ArgumentI
 
 def _kind(kind: Any) -> str:
     named = [item for item in (get_args(kind) or (kind,)) if item is not type(None)]
+    if all(isinstance(item, str) for item in named):  # the values of a Literal
+        return "/".join(named)
     return {"int": "N", "float": "NUMBER", "str": "TEXT", "Path": "PATH"}.get(named[0].__name__, "NAME")
 
 
