@@ -16,7 +16,7 @@ from steelyard.collect.gradients import Fitted, open_gradients, present_examples
 from steelyard.errors import CapabilityError, SettingError
 from steelyard.gradients.dense import Curved
 from steelyard.gradients.engine import TorchGradients
-from steelyard.gradients.products import Curvature, Kind, block_positions, query_side
+from steelyard.gradients.products import Curvature, HasOutputProducts, Kind, block_positions, query_side
 from steelyard.gradients.queries import QuerySide
 from steelyard.gradients.signs import rademacher
 from steelyard.gradients.solvers import Apply, Solution
@@ -26,7 +26,7 @@ from steelyard.run import Run
 from steelyard.run.seeds import stream
 
 _AT_ONCE = 32  # queries that are solved, and kept, together
-_PROBES = 32
+_PROBES = 8
 _LARGEST_AUTO = 2_000_000
 Precision = Literal["auto", "model", "float64"]
 
@@ -151,7 +151,9 @@ def _resolve_kind(
         batch = next(iter(engine.batches(problem.train.take(slice(0, 1)))))
         try:
             with torch.no_grad():
-                learner.output_hessian_factor(learner.output_function(engine.model, batch), batch)
+                outputs = learner.output_function(engine.model, batch)
+                if not isinstance(learner, HasOutputProducts):
+                    learner.output_hessian_factor(outputs, batch)
             reason = "the loss's curvature in the outputs is known" if kind == "auto" else "as given"
             return "gauss_newton", "exact", reason
         except CapabilityError:
