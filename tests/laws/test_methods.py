@@ -132,6 +132,19 @@ def test_queries_do_not_disturb_one_another(name: str) -> None:
 
 WEIGHTED = ["grad_dot", "tracin", "gauss_newton", "kfac", "ekfac", "trak", "self_influence", "leave_one_out"]
 WEIGHTED += ["source", "replay"]
+WEIGHTED += ["logra", "grass"]
+CURVATURE = [
+    "tkfac",
+    "shampoo",
+    "cg",
+    "lissa",
+    "arnoldi",
+    "nystrom",
+    "ekfac_cg",
+    "datainf",
+    "group_influence",
+]
+WEIGHTED += CURVATURE
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
@@ -171,6 +184,8 @@ def test_every_method_says_what_it_is(name: str) -> None:
 
 
 CONVEX = ["gauss_newton", "kfac", "ekfac", "trak", "grad_dot", "tracin", "source", "replay"]
+CONVEX += CURVATURE
+CONVEX += ["logra", "grass", "trackstar", "less"]
 
 
 @pytest.fixture(scope="module")
