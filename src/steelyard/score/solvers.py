@@ -100,7 +100,7 @@ class LiSSA:
 
     damping: Damping = "auto"
     scale: float | int | Literal["auto"] = "auto"
-    iterations: int = 500
+    iterations: int = 200
     batch_size: int = 64
     repeats: int = 1
     curvature: Curvature = "auto"
