@@ -91,9 +91,13 @@ def explain(  # noqa: PLR0913 - problem and method, and what may stand beside th
     """
     run = run or in_memory()
     used, asked = _scored(method, problem, run, candidates)
+    query = with_predictions(problem, run)
+    if candidates is None and not np.array_equal(asked.train_ids, problem.train.ids):
+        # Rows are groups of examples, beside which nothing about single examples can stand.
+        return report.build(asked, query=query)
     beside = [by_name(name)(problem, run) for name in baseline_names(problem) if baselines]
     beside = [scores for scores in beside if scores.name != asked.name]
-    query, train = with_predictions(problem, run), problem.train
+    train = problem.train
     if candidates is not None:
         rows = problem.train.positions(asked.train_ids)
         train, beside = problem.train.take(rows), [_only(scores, rows, asked) for scores in beside]
