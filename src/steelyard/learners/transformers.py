@@ -241,11 +241,7 @@ class Transformers:
                 "this Transformers learner came trained and without a recipe, so it cannot be trained again.",
                 fix="give recipe=AdamW(lr=..., epochs=...) beside trained=True.",
             )
-        table = self._table(require_examples(examples))
-        rows, kept = present(examples.weights(), weights)
-        factors = None if kept is None else torch.tensor(kept, dtype=torch.float32, device=table.device)
-        members = stage_members(self._recipe, examples, rows)
-        course = Course(table, self._recipe, rows, factors, seed, keep=trainable, members=members)
+        course = self._course(self._recipe, require_examples(examples), weights, seed)
         try:
             return train(self._begin.draw, self.loss_function, course)
         except FitError as error:
