@@ -53,6 +53,7 @@ def main(given: Options) -> None:
                     "bytes_per_example": store.nbytes / count,
                     "spearman_mean": float(agreement.mean()),
                     "spearman_least": float(agreement.min()),
+                    "least_short_of_1": 1 - float(agreement.min()),
                     "top_10_shared": _shared(exact, found),
                     "build_seconds": built,
                     "build_in_bare_passes": built / bare,
