@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from steelyard.collect.gradients import open_gradients, queries_within_memory
 from steelyard.problem import Problem
-from steelyard.records import Cost
+from steelyard.records import Cost, Scores
 from steelyard.run import Run
 from steelyard.score.driver import MethodCard, score_pairs
 from steelyard.score.influence import (
@@ -49,11 +49,14 @@ class DataInf:
         cost="3n + q gradients",
         good_for="LoRA adapters of low rank, at the cost of three passes and without any matrix to invert",
     )
-    __call__ = score_pairs
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
+
+    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
+        """Score every training example for every query."""
+        return score_pairs(self, problem, run)
 
     def predict(self, problem: Problem) -> Cost:
         """One pass for the damping, one for the sums, one for the scores."""

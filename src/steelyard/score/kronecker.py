@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from steelyard.collect.gradients import queries_within_memory
 from steelyard.problem import Problem
-from steelyard.records import Cost
+from steelyard.records import Cost, Scores
 from steelyard.run import Run
 from steelyard.score.driver import MethodCard, score_pairs
 from steelyard.score.influence import (
@@ -50,11 +50,14 @@ class KFAC:
         cost="2n + q gradients, one eigendecomposition per layer and side",
         good_for="when the second pass of ekfac is too dear",
     )
-    __call__ = score_pairs
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
+
+    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
+        """Score every training example for every query."""
+        return score_pairs(self, problem, run)
 
     def predict(self, problem: Problem) -> Cost:
         """One pass for the factors, one for the scores."""
@@ -93,11 +96,14 @@ class EKFAC:
         cost="3n + q gradients, one eigendecomposition per layer and side",
         good_for="the default for networks: closest to the exact curvature that scales",
     )
-    __call__ = score_pairs
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
+
+    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
+        """Score every training example for every query."""
+        return score_pairs(self, problem, run)
 
     def predict(self, problem: Problem) -> Cost:
         """Two passes for the factors, one for the scores."""
@@ -133,11 +139,14 @@ class TKFAC:
         cost="2n + q gradients, one eigendecomposition per layer and side",
         good_for="one pass like kfac, where inputs and output gradients depend on each other",
     )
-    __call__ = score_pairs
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
+
+    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
+        """Score every training example for every query."""
+        return score_pairs(self, problem, run)
 
     def predict(self, problem: Problem) -> Cost:
         """One pass for the factors, one for the scores."""
@@ -177,11 +186,14 @@ class Shampoo:
         cost="3n + q gradients, one eigendecomposition per layer and side",
         good_for="sequence models and convolutions, where ekfac takes positions for independent",
     )
-    __call__ = score_pairs
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
+
+    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
+        """Score every training example for every query."""
+        return score_pairs(self, problem, run)
 
     def predict(self, problem: Problem) -> Cost:
         """One or two passes for the factors, one for the scores."""

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from steelyard.collect.gradients import queries_within_memory
 from steelyard.problem import Problem
-from steelyard.records import Cost
+from steelyard.records import Cost, Scores
 from steelyard.run import Run
 from steelyard.score.driver import MethodCard, score_pairs
 from steelyard.score.influence import (
@@ -65,11 +65,14 @@ class EKFACCG:
         cost="ekfac, then n (1 + 4/3 q) gradients per iteration",
         good_for="the closest to retraining that one model gives, for few queries",
     )
-    __call__ = score_pairs
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
+
+    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
+        """Score every training example for every query."""
+        return score_pairs(self, problem, run)
 
     def predict(self, problem: Problem) -> Cost:
         """EK-FAC, all iterations, and the scores."""

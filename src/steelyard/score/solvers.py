@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from steelyard.collect.gradients import queries_within_memory
 from steelyard.problem import Problem
-from steelyard.records import Cost
+from steelyard.records import Cost, Scores
 from steelyard.run import Run
 from steelyard.score.driver import MethodCard, score_pairs
 from steelyard.score.influence import Preconditioned, as_resolved, measured_unit, row_influence, row_split
@@ -48,11 +48,14 @@ class CG:
         cost="n (1 + 4/3 q) gradients per iteration",
         good_for="exact influence for few queries on networks too large for gauss_newton",
     )
-    __call__ = score_pairs
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
+
+    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
+        """Score every training example for every query."""
+        return score_pairs(self, problem, run)
 
     def predict(self, problem: Problem) -> Cost:
         """All iterations, and the scores."""
@@ -111,11 +114,14 @@ class LiSSA:
         cost="batch size x (1 + 4/3 q) gradients per term, n + q gradients",
         good_for="comparison with published results; cg is nearer the solution for the same cost",
     )
-    __call__ = score_pairs
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
+
+    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
+        """Score every training example for every query."""
+        return score_pairs(self, problem, run)
 
     def predict(self, problem: Problem) -> Cost:
         """All terms, and the scores."""
@@ -175,11 +181,14 @@ class Arnoldi:
         cost="7/3 n gradients per step, n + q gradients",
         good_for="many queries at one model, where few directions carry the curvature",
     )
-    __call__ = score_pairs
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
+
+    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
+        """Score every training example for every query."""
+        return score_pairs(self, problem, run)
 
     def predict(self, problem: Problem) -> Cost:
         """All steps, and the scores."""
@@ -236,11 +245,14 @@ class Nystrom:
         cost="n (1 + 4/3 rank) gradients, n + q gradients",
         good_for="as arnoldi, where products with many vectors at once are cheaper than one after another",
     )
-    __call__ = score_pairs
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
+
+    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
+        """Score every training example for every query."""
+        return score_pairs(self, problem, run)
 
     def predict(self, problem: Problem) -> Cost:
         """The sketch, and the scores."""
