@@ -12,6 +12,7 @@ from steelyard.cli.guard import guarded
 from steelyard.cli.language import LanguageOptions
 from steelyard.cli.model import DataOptions, load_problem
 from steelyard.cli.session import Shown, finished_report, request_of, session, tell, write_report
+from steelyard.score.candidates import Candidates
 
 
 @guarded
@@ -25,6 +26,9 @@ def attribute(  # noqa: PLR0913 - one parameter per option
     settings: options.Set = None,
     top: Annotated[int, typer.Option(help="Proponents and opponents per query in --json.", min=1)] = 5,
     baselines: Annotated[bool, typer.Option(help="Also score by the cheap baselines, to compare.")] = True,
+    split: options.Split = None,
+    candidates: options.CandidateCount = None,
+    candidates_by: options.CandidatesBy = options.Proposers.BM25,
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
@@ -55,10 +59,20 @@ def attribute(  # noqa: PLR0913 - one parameter per option
         "language": asdict(language),
         "method": str(chosen),
         "baselines": baselines,
+        "split": split,
+        "candidates": None if candidates is None else [candidates, candidates_by],
     }
     with session(out, request, shown) as run:
         report = finished_report(run)
         if report is None:
-            report = flow.explain(problem, chosen, run, baselines=baselines)
+            proposed = None if candidates is None else Candidates(candidates, candidates_by.value)
+            report = flow.explain(
+                problem,
+                chosen,
+                run,
+                baselines=baselines,
+                split=None if split is None else split.value,
+                candidates=proposed,
+            )
             write_report(report, run)
     tell(report, Path(out), shown, top=top)

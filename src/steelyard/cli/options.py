@@ -1,5 +1,6 @@
 """Options that several commands share, spelled the same everywhere."""
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,24 @@ from steelyard.score import by_name
 
 if TYPE_CHECKING:
     from steelyard.score.driver import Method as AnyMethod
+
+
+class Parts(StrEnum):
+    """What scores can be taken apart by."""
+
+    TOKEN = "token"
+    MODULE = "module"
+    LAYER = "layer"
+    HEAD = "head"
+
+
+class Proposers(StrEnum):
+    """What can propose candidates."""
+
+    BM25 = "bm25"
+    TFIDF = "tfidf"
+    EMBEDDING_COSINE = "embedding_cosine"
+
 
 Model = Annotated[
     str,
@@ -74,6 +93,21 @@ Answer = Annotated[
         help="Language models: ask about the model's own answers, of at most so many tokens.", min=1
     ),
 ]
+Split = Annotated[
+    Parts | None,
+    typer.Option(help="Take the scores that the report shows apart by token, module, layer or head."),
+]
+CandidateCount = Annotated[
+    int | None,
+    typer.Option(
+        "--candidates",
+        help="Score only so many training examples per query, proposed by a cheap method; the report says what was "
+        "not scored.",
+        min=1,
+        metavar="COUNT",
+    ),
+]
+CandidatesBy = Annotated[Proposers, typer.Option(help="What proposes the candidates.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Results as JSON on standard output, progress as JSON lines.")

@@ -26,7 +26,8 @@ def verify_report(
     """The same report with evidence: do refits bear out what the scores and plans say?
 
     Cost: ``subsets`` fits for ``"lds"``, shared with the baselines; seeds times ten per plan for
-    ``"retraining"``; about as many for ``"removal_curve"`` and ``"calibration"``.
+    ``"retraining"``; about as many for ``"removal_curve"`` and ``"calibration"``; six and one more per further
+    method for ``"top_removal"``; no fit but some gradients for ``"tail_patch"``.
 
     Without a plan in the report, ``"retraining"`` verifies that of dropping the 5 % that the scores call most
     harmful.
@@ -83,10 +84,22 @@ def _calibration(problem: Problem, report: Report, effort: _Effort, run: Run) ->
     return [verify.calibration(problem, report.scores[0], seeds=effort.seeds_or(3), run=run)]
 
 
+def _tail_patch(problem: Problem, report: Report, effort: _Effort, run: Run) -> list[Evidence]:
+    found = [scores for scores in report.scores if scores.axis == "pair"]
+    return [verify.tail_patch(problem, scores, run=run) for scores in found]
+
+
+def _top_removal(problem: Problem, report: Report, effort: _Effort, run: Run) -> list[Evidence]:
+    found = [scores for scores in report.scores if scores.axis == "pair"]
+    return [verify.top_removal(problem, s, seeds=effort.seeds_or(1), run=run) for s in found]
+
+
 METRICS: Mapping[str, Callable[[Problem, Report, _Effort, Run], list[Evidence]]] = {
     "lds": _lds,
     "retraining": _retraining,
     "removal_curve": _removal_curve,
     "calibration": _calibration,
+    "tail_patch": _tail_patch,
+    "top_removal": _top_removal,
 }
 """What ``steelyard verify --metric`` knows."""

@@ -17,7 +17,8 @@ class Evidence:
     """One finding of the verifier.
 
     Attributes:
-        metric: ``"retraining"``, ``"lds"``, ``"removal_curve"``, ``"calibration"``, ``"mislabel_auc"``.
+        metric: ``"retraining"``, ``"lds"``, ``"removal_curve"``, ``"calibration"``, ``"mislabel_auc"``,
+            ``"agreement"``, ``"tail_patch"``, ``"top_removal"``.
         subject: What was verified, for people: the method or the plan.
         estimate: The effect or the correlation.
         interval: Confidence interval of the estimate at ``level``.

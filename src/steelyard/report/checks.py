@@ -37,8 +37,9 @@ _FAILED = re.compile(r"\d of [\d,]+ fits failed")
 def no_better_than_random(report: Report) -> Finding:
     """SY101: the scores or the plan did no better than chance.
 
-    Fails if verification refuted any of them: retraining with the plan, LDS, removal curve or the area under the
-    curve for known wrong labels was not better than its random control although there was power to see it.
+    Fails if verification refuted any of them: retraining with the plan, LDS, removal curve, removal of proponents,
+    tail patch or the area under the curve for known wrong labels was not better than its random control although
+    there was power to see it.
     """
     title, found = "Better than random", about_method(report, "retraining", *COMPARABLE)
     if not found:

@@ -108,6 +108,8 @@ _METRICS = {
     "removal_curve": "Removal curve",
     "calibration": "Calibration",
     "mislabel_auc": "Mislabel AUC",
+    "tail_patch": "Tail patch",
+    "top_removal": "Removal of proponents",
 }
 
 

