@@ -27,8 +27,10 @@ from benchmarks import digits, passages
 from benchmarks.ekfac import as_job, peer_rows
 from benchmarks.measure import CACHE, Options, options, record, show
 from steelyard.collect.fits import ensemble, explained
+from steelyard.score.method import Predicts
 
 _REMOVED = 0.05
+_PATIENCE = 240.0  # seconds that one method may be predicted to take
 _SKIPPED = {
     "leave_one_out": "one fit per example",
     "group_influence": "scores groups, not examples",
@@ -88,38 +90,56 @@ def _digits(given: Options) -> tuple[list[Line], dict[str, Any]]:
     size = digits.REDUCED if given.reduced else digits.FULL
     found = digits.truth(size)
     along = digits.problem(size, checkpoints=10)
-    scored = _scores(found.problem, along, given)
+    left_out = dict(_SKIPPED)
+    scored = _scores(found.problem, along, left_out)
     if given.peers:
         job = as_job(found, given)
         scored += [(row.who, row.method, row.scores, row.seconds) for row in peer_rows(found, job, given)]
     about = f"{size.train} training examples, {size.query} queries, perceptron 64-48-32-10"
     queries, seeds = (3, 1) if given.reduced else (12, 3)
-    return _lines(found, scored, _Removal(found.problem, queries=queries, seeds=seeds), about=about)
+    return _lines(
+        found, scored, _Removal(found.problem, queries=queries, seeds=seeds), about=about, left_out=left_out
+    )
 
 
 def _passages(given: Options) -> tuple[list[Line], dict[str, Any]]:
     size = passages.REDUCED if given.reduced else passages.FULL
     found = passages.truth(size)
     along = passages.problem(size, checkpoints=5)
-    scored = _scores(found.problem, along, given)
+    left_out = dict(_SKIPPED)
+    scored = _scores(found.problem, along, left_out)
     about = f"{size.train} passages, {size.query} queries, transformer of 2 layers from scratch"
     queries, seeds = (2, 1) if given.reduced else (6, 2)
-    return _lines(found, scored, _Removal(found.problem, queries=queries, seeds=seeds), about=about)
+    return _lines(
+        found, scored, _Removal(found.problem, queries=queries, seeds=seeds), about=about, left_out=left_out
+    )
 
 
 Scored = tuple[str, str, np.ndarray, float]
 
 
-def _scores(asked: sy.Problem, along: sy.Problem, given: Options) -> list[Scored]:
-    """Every method that this problem admits, with its default settings; what training it needs is done before."""
+def _scores(asked: sy.Problem, along: sy.Problem, left_out: dict[str, str]) -> list[Scored]:
+    """Every method that this problem admits, with its default settings; what training it needs is done before.
+
+    Args:
+        asked: The problem.
+        along: The same with checkpoints.
+        left_out: Gets the methods that were not run, with the reason.
+    """
     scored: list[Scored] = []
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        for name in sy.score.METHODS:
-            if name in _SKIPPED:
-                continue
+        names = [name for name in sy.score.METHODS if name not in _SKIPPED]
+        names.sort(key=lambda name: name != "grad_dot")  # first, because it tells the pace of the others
+        pace = 0.0
+        for name in names:
             for method in _variants(name):
                 problem = along if name in ("tracin", "source", "replay", "less") else asked
+                predicted = method.predict(problem).gradients * pace if isinstance(method, Predicts) else 0.0
+                if predicted > _PATIENCE:
+                    left_out[name] = f"some {predicted / 60:.0f} minutes are predicted"
+                    print(f"{name} is left out: {left_out[name]}", flush=True)
+                    continue
                 request = {"command": "benchmark", "method": repr(method)}
                 try:
                     with sy.open_run(Path(folder) / f"{name}-{len(scored)}", request, show="quiet") as run:
@@ -130,8 +150,11 @@ def _scores(asked: sy.Problem, along: sy.Problem, given: Options) -> list[Scored
                         values = np.array(method(problem, run).values)
                         seconds = time.perf_counter() - started
                 except (sy.errors.CapabilityError, sy.errors.SettingError, sy.errors.DataError) as error:
-                    print(f"{name} is left out: {error.problem}")
+                    left_out[name] = error.problem
+                    print(f"{name} is left out: {error.problem}", flush=True)
                     continue
+                if name == "grad_dot":
+                    pace = seconds / (len(problem.train) + len(problem.query))
                 scored.append(("steelyard", _label(method), values, seconds))
                 print(f"{_label(method)}: {seconds:.2f} s", flush=True)
     return scored
@@ -158,7 +181,12 @@ def _label(method: Any) -> str:
 
 
 def _lines(
-    found: digits.Truth, scored: Sequence[Scored], removal: "_Removal", *, about: str
+    found: digits.Truth,
+    scored: Sequence[Scored],
+    removal: "_Removal",
+    *,
+    about: str,
+    left_out: dict[str, str],
 ) -> tuple[list[Line], dict[str, Any]]:
     """LDS with intervals, and QLD by retraining."""
     lines = []
@@ -168,6 +196,7 @@ def _lines(
         lines.append(Line(who, method, found.lds(values), low, high, qld, error, seconds))
     facts = {
         "about": about,
+        "left_out": left_out,
         "ceiling": found.ceiling(),
         "removed": removal.count,
         "queries": len(removal.queries),

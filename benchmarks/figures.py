@@ -195,6 +195,8 @@ def _attribution(found: Mapping[str, Any]) -> list[str]:
             "",
             *_table(("who", "method", "LDS", "95 %", "QLD, nats", "±", "seconds"), rows),
             "",
+            "Left out: " + "; ".join(f"{name} ({why})" for name, why in facts["left_out"].items()) + ".",
+            "",
         ]
     return lines[:-1]
 
