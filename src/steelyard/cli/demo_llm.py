@@ -57,7 +57,7 @@ class Size:
     asked: int = 4
     characters: int = 160
     tokens: int = 64
-    epochs: int = 3
+    epochs: int = 2
     random: int = 3
 
 

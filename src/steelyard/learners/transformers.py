@@ -134,6 +134,7 @@ class Transformers:
         self._reading = reading_of(loaded, text or Text(), max_length)
         self._lora, self._digest = lora, ""
         self._padding = padding_of(net, loaded.tokenizer)
+        self._checked: dict[tuple[str, str], tuple[str, ...]] = {}
         self._modules: WeakKeyDictionary[TorchFitted, nn.Module] = WeakKeyDictionary()
         self._tables: WeakKeyDictionary[Examples, TokenTable] = WeakKeyDictionary()
 
@@ -190,13 +191,21 @@ class Transformers:
     def check(self, train: Examples, query: Examples) -> tuple[str, ...]:
         """Look for whatever would make results wrong, before any work; notes on handled cases come back.
 
-        Cost: all texts are tokenised; a few forward passes of eight examples. In float16 one forward pass of all
-        examples, because one that overflows means that everything is computed in a wider number type.
+        Cost: the first time for the same examples, all texts are tokenised; a few forward passes of eight examples.
+        In float16 one forward pass of all examples, because one that overflows means that everything is computed in a
+        wider number type.
 
         Raises:
             ModelError: If loss or measurement is not one finite, repeatable number per example by itself.
             DataError: If an example is empty, too long, or has a label that is no class of the model.
         """
+        # Every method and every verification asks; on a large model a look takes as long as a dozen gradients.
+        asked = (train.checksum, query.checksum)
+        if asked not in self._checked:
+            self._checked[asked] = self._look(train, query)
+        return self._checked[asked]
+
+    def _look(self, train: Examples, query: Examples) -> tuple[str, ...]:
         notes: tuple[str, ...] = ()
         for examples in (train, query):
             table = self._table(require_examples(examples))

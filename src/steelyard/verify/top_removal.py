@@ -116,7 +116,7 @@ def _compared(
     worse: Float[np.ndarray, "arm query"],
 ) -> tuple[Comparison, Float[np.ndarray, "control query"]]:
     """The first arm against the others that could be fitted."""
-    whole = np.isfinite(worse).all(axis=1)
+    whole = np.asarray(np.isfinite(worse).all(axis=1))
     kept = worse[1:][whole[1:]]
     if not whole[0] or len(kept) < _FEWEST:
         raise FitError(

