@@ -163,7 +163,7 @@ def test_spans_that_are_not_there() -> None:
     refused(SteelyardError, "column 'span'", lambda: found.check(read(rows), read(rows)))
 
 
-def test_remote_code_is_refused_unless_the_flag_names_it(tmp_path) -> None:
+def test_remote_code_is_refused_unless_the_flag_names_it(tmp_path, monkeypatch) -> None:
     ran = tmp_path / "ran"
     code = f"""
 from pathlib import Path
@@ -186,6 +186,10 @@ class OwnModel(LlamaForCausalLM):
         ModelError, "runs Python code from its own folder", lambda: Transformers(folder, trained=True)
     )
     assert "remote_code=True" in error.fix and not ran.exists()
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    found = Transformers(folder, trained=True, files=Files(remote_code=True))
+    assert ran.exists() and found.settings()["model"] == "OwnModel"
 
 
 def test_weights_as_pickle_run_nothing(tmp_path) -> None:

@@ -14,7 +14,7 @@ pytest.importorskip("peft", reason="peft is not installed: pip install 'steelyar
 from steelyard.data import read
 from steelyard.learners import AdamW, Files, LoRA, Transformers
 from steelyard.problem import Problem
-from steelyard.score import EKFAC, GradDot
+from steelyard.score import EKFAC, GradCos, GradDot
 
 pytestmark = pytest.mark.slow
 
@@ -95,5 +95,5 @@ def test_a_real_encoder_as_classifier() -> None:
     query = read([{"id": "q", "text": "stir the sauce slowly", "label": 1}])
     assert learner.probabilities(fitted, query)[0, 1] > 0.5
     assert learner.embed(fitted, data).shape == (6, 384)
-    values = GradDot()(Problem(learner, data, query)).values[:, 0]
-    assert values[3:].mean() > values[:3].mean()
+    cosines = GradCos()(Problem(learner, data, data.take(np.array([4])))).values[:, 0]
+    assert cosines.argmax() == 4 and cosines[4] == pytest.approx(1, abs=1e-4)

@@ -254,6 +254,9 @@ def _from_folder(folder: Path, tokenizer: Any, files: Files, dtype: str | None) 
             lambda: kind.from_pretrained(folder, output_loading_info=True, weights_only=True, **source),
         )
     notes = _check_complete(folder, facts.get("missing_keys", ()), task)
+    unused = sorted(name for name in facts.get("unexpected_keys", ()) if not name.endswith("position_ids"))
+    if unused:
+        notes += (f"{len(unused)} weights in {folder} are not used by a {task} model, such as {unused[0]}.",)
     net = net.to(files.device)
     return Loaded(net, _tokenizer(tokenizer, folder, files), task, str(folder), adapted=False, notes=notes)
 
@@ -330,13 +333,17 @@ def _opened(folder: Path, load: Callable[[], Any]) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     # Progress is the run's to show; a bar per checkpoint shard would break its lines.
-    shown = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
+    # What it logs about missing and unused weights is checked, and comes back as notes.
+    logging = transformers.utils.logging
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
-            transformers.utils.logging.enable_progress_bar()
+            logging.enable_progress_bar()
 
 
 def _json(path: Path) -> Mapping[str, Any]:
