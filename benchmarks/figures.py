@@ -173,6 +173,38 @@ def _memory(found: Mapping[str, Any]) -> list[str]:
     return _table(("method", "training examples", "working MB", "score matrix MB", "data MB"), rows)
 
 
+def _store(found: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (
+            r["number"],
+            r["megabytes"],
+            r["spearman_mean"],
+            r["spearman_least"],
+            r["build_in_bare_passes"],
+            r["load_seconds"] + r["query_gradients_seconds"] + r["search_seconds"],
+            r["gigabytes_per_second_1_query"],
+            r["gigabytes_per_second_numpy_sum"],
+        )
+        for r in found["stores"]
+    ]
+    head = (
+        "numbers",
+        "MB",
+        "Spearman, mean",
+        "least",
+        "build, bare passes",
+        "10 queries, seconds",
+        "GB/s, 1 query",
+        "GB/s, NumPy's sum",
+    )
+    return [
+        f"{found['examples']:,} documents, {found['features']:,} features each. Spearman against float32; seconds from "
+        "opening the store to the ten best of each query.",
+        "",
+        *_table(head, rows),
+    ]
+
+
 def _attribution(found: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for task, facts in found.items():
@@ -208,6 +240,7 @@ _SECTIONS = {
     "gradients": _gradients,
     "knn_shapley": _knn_shapley,
     "memory": _memory,
+    "store": _store,
     "attribution": _attribution,
 }
 
