@@ -14,6 +14,7 @@ from steelyard.learners import SGD, Adam, AdamW, Stage, Stages, Torch
 from steelyard.problem import HasSpans, Problem
 from steelyard.records import Examples
 from steelyard.score.gauss_newton import GaussNewton
+from steelyard.score.gradient_products import TracIn
 from steelyard.score.replay import Replay
 from steelyard.score.source import SOURCE
 
@@ -241,3 +242,18 @@ def test_what_is_refused() -> None:
         SOURCE()(trained)
     with pytest.raises(SettingError, match="segments=0"):
         SOURCE(segments=0)(Problem(Torch(network(), recipe=RECIPES["sgd"]), *data()))
+
+
+def test_tracin_counts_an_example_in_its_own_stages_and_notes_adam() -> None:
+    p = Problem(Torch(network(), recipe=RECIPES["stages"]), *data(weighted=True), seed=1)
+    spans = p.learner.spans(p.learner.explained(p.train, p.seed), p.train)
+    expected = np.zeros((N, Q))
+    for span in spans:
+        engine = TorchGradients(p.learner, span.fitted)
+        products = engine.dense(p.train.take(span.rows)) @ engine.dense(p.query, "measurement").T
+        expected[span.rows] += span.learning_rate / len(span.rows) * products
+    found = TracIn()(p)
+    np.testing.assert_allclose(found.values, expected * p.train.weights()[:, None], rtol=1e-9, atol=1e-13)
+    assert any("Adam" in note for note in found.provenance.notes)
+    plain = TracIn()(Problem(Torch(network(), recipe=RECIPES["sgd"]), *data()))
+    assert not any("Adam;" in note for note in plain.provenance.notes)

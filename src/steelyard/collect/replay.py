@@ -58,7 +58,8 @@ def replayed(problem: Problem, run: Run) -> Metagradients:
             raise CapabilityError("Replay needs a torch model.", fix="use leave_one_out.")
         _check_same(recording.final.values, engine)
         gradients = torch.from_numpy(engine.dense(problem.query, "measurement"))
-        run.spend(gradients=len(problem.query))
+        # A gradient whose graph is kept, and two more per query to pull a cotangent through it.
+        run.spend(gradients=len(problem.query) + 2 * training.visits * (1 + len(problem.query)))
         with run.progress("replay", training.steps, unit="steps") as progress:
             found = metagradients(training, recording, gradients, progress.advance)
         run.spend(fits=1 if recording.spacing == 1 else 2)

@@ -89,6 +89,11 @@ class Training(Protocol):
         """How many examples there are, absent ones included."""
         ...
 
+    @property
+    def visits(self) -> int:
+        """How many examples all its batches hold together."""
+        ...
+
     def begin(self) -> State:
         """The state before the first step."""
         ...

@@ -95,6 +95,11 @@ class TorchTraining:
         return self._examples
 
     @property
+    def visits(self) -> int:
+        """How many examples all its batches hold together."""
+        return sum(len(step.places) for step in self._plan)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Trained parameters, in the order of the flat vectors."""
         return tuple(self._parameters)

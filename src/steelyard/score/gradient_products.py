@@ -1,5 +1,6 @@
 """Dot products of gradients: grad-dot, grad-cos, and TracIn (Pruthi et al. 2020, arXiv:2002.08484)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,13 +12,13 @@ from steelyard.collect.gradients import (
     Fitted,
     gradients_at,
     open_gradients,
-    present_examples,
     queries_within_memory,
     split_products,
     training_products,
 )
 from steelyard.gradients.parts import By, Split
-from steelyard.problem import HasCheckpoints, HasGradients, Problem, require
+from steelyard.learners.recipes import Adam, AdamW
+from steelyard.problem import HasCheckpoints, HasGradients, HasSpans, Problem, require
 from steelyard.records import Cost, Scores
 from steelyard.run import Run
 from steelyard.score.driver import MethodCard, score_pairs
@@ -144,10 +145,11 @@ class Trajectory:
     """Query sides along a training.
 
     Attributes:
-        points: Model, query side and step size per checkpoint.
+        points: Per checkpoint the model with its query side, and the step size of every training example: 0 for
+            those that took no part.
     """
 
-    points: tuple[tuple[Sided, float], ...]
+    points: tuple[tuple[Sided, Float[np.ndarray, " train"]], ...]
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ class TracIn:
     of training examples: each step moves the parameters by the learning rate times the *mean* gradient of a
     batch, in which an example takes part once per epoch. So the score is in the measurement's unit: how much
     training on i improved q. Momentum multiplies every step by ``1 / (1 - momentum)`` in the long run, which
-    is not included.
+    is not included; Adam's preconditioner is not included either, which the record notes. In a training in stages
+    an example counts in the stages that it takes part in.
 
     Deviation: the paper sums ``eta_c`` at the checkpoints alone and leaves the batch size in its unit.
 
@@ -192,17 +195,35 @@ class TracIn:
         """
         require(problem.learner, HasGradients, method="TracIn", instead=_INSTEAD)
         learner = require(problem.learner, HasCheckpoints, method="TracIn", instead="grad_dot or ekfac")
-        points: list[tuple[Sided, float]] = []
-        count = len(present_examples(problem))
-        for model, rates in learner.checkpoints(explained(problem, run)):
+        points: list[tuple[Sided, np.ndarray]] = []
+        for model, steps in _visited(problem, learner, explained(problem, run), run):
             fitted = gradients_at(problem, model, run)
             run.spend(gradients=len(problem.query))
-            points.append((Sided(fitted, fitted.gradients.prepare(problem.query)), rates / count))
+            points.append((Sided(fitted, fitted.gradients.prepare(problem.query)), steps))
         return Trajectory(tuple(points))
 
     def score(self, problem: Problem, state: Trajectory, rows: slice) -> Float[np.ndarray, "row query"]:
         """Step-weighted dot products of these rows, summed over the checkpoints."""
         total = np.zeros((len(problem.train.ids[rows]), len(problem.query)))
-        for point, step in state.points:
-            total += step * training_products(problem, point.fitted, point.side, rows)
+        for point, steps in state.points:
+            total += steps[rows, None] * training_products(problem, point.fitted, point.side, rows)
         return total
+
+
+def _visited(
+    problem: Problem, learner: HasCheckpoints, fitted: Any, run: Run
+) -> Iterator[tuple[Any, Float[np.ndarray, " train"]]]:
+    """States along the training, and the step that every training example took towards each."""
+    if not isinstance(learner, HasSpans):
+        present = problem.train.weights() != 0
+        for model, rates in learner.checkpoints(fitted):
+            yield model, present * (rates / present.sum())
+        return
+    for span in learner.spans(fitted, problem.train):
+        if isinstance(span.recipe, Adam | AdamW):
+            run.note(
+                "TracIn takes plain gradient steps, but training was by Adam; source and replay follow it."
+            )
+        steps = np.zeros(len(problem.train))
+        steps[span.rows] = span.learning_rate / len(span.rows)
+        yield span.fitted, steps

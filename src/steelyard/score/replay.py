@@ -50,7 +50,7 @@ class Replay:
     card: ClassVar[MethodCard] = MethodCard(
         paper="Ilyas & Engstrom 2025, MAGIC: Near-Optimal Data Attribution for Deep Learning",
         needs="a training that the learner can replay",
-        cost="5 fits, and up to two thirds of a fit's steps per query, all queries at once",
+        cost="6 fits, and per query at most 2 gradients per example and epoch, all queries at once",
         good_for="the exact answer for one deterministic training, converged or not",
     )
 
@@ -66,7 +66,7 @@ class Replay:
         """The explained fit, its recording and recomputation, the check; a pull per visit of an example and query."""
         visits = len(problem.train) * _epochs(problem.learner.settings())
         checked = 1 + 2 * self.directions if self.check == "metasmoothness" else 0
-        return Cost(gradients=2 * visits * len(problem.query), fits=3 + checked)
+        return Cost(gradients=2 * visits * (1 + len(problem.query)), fits=3 + checked)
 
     def queries_at_once(self, problem: Problem) -> int:
         """As many as keep the cotangents near 4 GiB."""
