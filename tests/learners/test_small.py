@@ -69,6 +69,7 @@ def test_heads_must_divide_the_width():
 
 
 @pytest.mark.reference
+@pytest.mark.slow
 def test_sampled_gradients_have_the_gauss_newton_matrix_as_second_moment():
     """Against J^T H J of the mean loss, with H the softmax's Hessian, for the output layer's weights."""
     torch.manual_seed(0)

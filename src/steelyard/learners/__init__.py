@@ -32,7 +32,20 @@ _HOMES = {
 }
 _NEEDS = {"torch": ("PyTorch", "torch"), "transformers": ("transformers", "hf"), "peft": ("PEFT", "hf")}
 
-__all__ = ["SGD", "Adam", "AdamW", "Files", "LoRA", "Loss", "Sklearn", "Stage", "Stages", "Text", "Torch", "Transformers"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Files",
+    "LoRA",
+    "Loss",
+    "Sklearn",
+    "Stage",
+    "Stages",
+    "Text",
+    "Torch",
+    "Transformers",
+]
 
 
 def __getattr__(name: str) -> Any:
