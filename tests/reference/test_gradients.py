@@ -47,6 +47,9 @@ def test_products_and_norms_equal_those_of_full_gradients(name: str) -> None:
     g, q = truth(learner, train), truth(learner, query)
     np.testing.assert_allclose(engine.products(train, engine.prepare(query)), g @ q.T, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(engine.self_products(train), (g**2).sum(1), rtol=1e-9)
+    products, squares = engine.products_and_squares(train, engine.prepare(query))
+    np.testing.assert_allclose(products, g @ q.T, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(squares, (g**2).sum(1), rtol=1e-9)
     unit = engine.prepare(query, unit_norm=True)
     np.testing.assert_allclose(
         engine.products(train, unit),

@@ -66,6 +66,15 @@ class Divisible(Protocol):
 
 
 @runtime_checkable
+class Measuring(Protocol):
+    """Gradients that give their lengths along with their products."""
+
+    def products_and_squares(self, examples: Examples, side: Any) -> tuple[np.ndarray, np.ndarray]:
+        """``float["example query"]`` products and ``float[" example"]`` squared lengths."""
+        ...
+
+
+@runtime_checkable
 class Widening(Protocol):
     """Gradients of a model in a narrow number type, that can be had in float64 as well."""
 
@@ -139,6 +148,19 @@ def training_products(problem: Problem, fitted: Fitted, side: Any, rows: slice) 
     fitted.run.spend(gradients=len(part))
     products = fitted.gradients.products(part, side)
     return products * part.weights()[:, None].astype(products.dtype)
+
+
+def products_and_lengths(
+    fitted: Fitted, part: Examples, side: Any
+) -> tuple[Float[np.ndarray, "example query"], Float[np.ndarray, " example"]]:
+    """Products of these examples, unweighted, and the lengths of their gradients; from one pass where possible."""
+    engine = fitted.gradients
+    fitted.run.spend(gradients=len(part))
+    if isinstance(engine, Measuring):
+        products, squares = engine.products_and_squares(part, side)
+    else:
+        products, squares = engine.products(part, side), engine.self_products(part)
+    return products, np.sqrt(squares)
 
 
 def split_products(

@@ -214,7 +214,18 @@ class TorchGradients:
         Cost: one capture of the examples; then per block the cheaper of products from factors and products
         from full gradients.
         """
-        out: np.ndarray | None = None
+        return self._products(examples, side, squares=False)[0]
+
+    def products_and_squares(
+        self, examples: Examples, side: QuerySide
+    ) -> tuple[Float[np.ndarray, "example query"], Float[np.ndarray, " example"]]:
+        """The same, and the squared Euclidean length of every training gradient, from one capture."""
+        return self._products(examples, side, squares=True)
+
+    def _products(
+        self, examples: Examples, side: QuerySide, *, squares: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        out, sizes = np.zeros((0, side.count), np.float32), np.zeros(len(examples))
         ready = dict(side.blocks)
         for rows, found in self._passes(examples, self._learner.loss_function, sort=True):
             total = torch.zeros(_count(found), side.count)
@@ -226,10 +237,14 @@ class TorchGradients:
                     total = total.to(product.device, torch.promote_types(total.dtype, product.dtype)).add_(
                         product
                     )
+            if squares:
+                sizes[rows] = (
+                    torch.stack([squared_norms(f).cpu().double() for f in found.values()]).sum(0).numpy()
+                )
             values = total.cpu().numpy()
-            out = np.empty((len(examples), side.count), values.dtype) if out is None else out
+            out = out if len(out) else np.empty((len(examples), side.count), values.dtype)
             out[rows] = values
-        return np.zeros((0, side.count), np.float32) if out is None else out
+        return out, sizes
 
     def products_by(
         self, examples: Examples, side: QuerySide, by: By, *, heads: Heads | None = None
@@ -256,10 +271,6 @@ class TorchGradients:
         return split_by_parameters(
             passes, side, len(examples), by, (heads or heads_of(self.model)) if by == "head" else None
         )
-
-    def norms(self, examples: Examples) -> Float[np.ndarray, " example"]:
-        """Euclidean length of every training gradient."""
-        return np.sqrt(self.self_products(examples))
 
     def self_products(
         self, examples: Examples, metric: KroneckerMetric | None = None

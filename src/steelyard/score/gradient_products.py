@@ -12,6 +12,7 @@ from steelyard.collect.gradients import (
     Fitted,
     gradients_at,
     open_gradients,
+    products_and_lengths,
     queries_within_memory,
     split_products,
     training_products,
@@ -109,8 +110,8 @@ class GradCos:
         return "rank"
 
     def predict(self, problem: Problem) -> Cost:
-        """Training gradients are formed twice: once for products, once for lengths."""
-        return Cost(gradients=2 * len(problem.train) + len(problem.query))
+        """One gradient per example and query."""
+        return Cost(gradients=len(problem.train) + len(problem.query))
 
     def queries_at_once(self, problem: Problem) -> int:
         """As many as keep the query side near 1 GiB."""
@@ -124,10 +125,7 @@ class GradCos:
 
     def score(self, problem: Problem, state: Sided, rows: slice) -> Float[np.ndarray, "row query"]:
         """Cosines of these rows; an example without gradient gets 0."""
-        part = problem.train.take(rows)
-        state.fitted.run.spend(gradients=2 * len(part))
-        lengths = np.sqrt(state.fitted.gradients.self_products(part))
-        products = state.fitted.gradients.products(part, state.side)
+        products, lengths = products_and_lengths(state.fitted, problem.train.take(rows), state.side)
         return products / np.where(lengths > 0, lengths, np.inf)[:, None].astype(products.dtype)
 
     def split(self, problem: Problem, state: Sided, rows: Int[np.ndarray, " row"], by: By) -> Split:
