@@ -205,6 +205,32 @@ def _store(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _through_training(found: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for recipe, facts in found["deterministic"].items():
+        methods = list(next(iter(facts["lds"].values())))
+        rows = [(design, *values.values()) for design, values in facts["lds"].items()]
+        lines += [
+            f"One deterministic training with {recipe}; LDS on retraining with the same seed. Metasmoothness "
+            f"{facts['metasmoothness'][0]:.3f}; replay takes {facts['fits per replay of one query']:.1f} fits for one "
+            f"query and {facts['fits per further query']:.2f} for each further one.",
+            "",
+            *_table(("weights", *methods), rows),
+            "",
+        ]
+    rows = [
+        (name, *facts["lds"].values(), _ahead(facts["source ahead of ekfac"]), facts["ceiling"])
+        for name, facts in found["unrolled"].items()
+    ]
+    methods = list(next(iter(found["unrolled"].values()))["lds"])
+    head = ("training", *methods, "source ahead of ekfac", "ceiling")
+    return [*lines, "LDS on random halves, mean over seeds:", "", *_table(head, rows)]
+
+
+def _ahead(found: Sequence[float]) -> str:
+    return f"{found[0]:+.3f} [{found[1]:+.3f}, {found[2]:+.3f}]"
+
+
 def _attribution(found: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for task, facts in found.items():
@@ -240,6 +266,7 @@ _SECTIONS = {
     "gradients": _gradients,
     "knn_shapley": _knn_shapley,
     "memory": _memory,
+    "through_training": _through_training,
     "store": _store,
     "attribution": _attribution,
 }

@@ -12,7 +12,7 @@ from steelyard.score.replay import Replay
 from tests.learners import language
 from tests.reference.test_replay import finite_differences
 
-pytestmark = pytest.mark.reference
+pytestmark = [pytest.mark.reference, pytest.mark.slow]
 RECIPE = SGD(lr=3e-3, momentum=0.8, epochs=2, batch_size=3, weight_decay=0.1, checkpoints=2)
 ADAMW = AdamW(lr=3e-3, epochs=2, batch_size=3, eps=1e-2, weight_decay=0.1, checkpoints=2)
 # Llama's normalisation computes in float32 whatever the model's type, so differences must be coarse.
