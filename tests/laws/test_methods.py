@@ -99,7 +99,7 @@ def test_permuting_training_rows_permutes_scores(name: str) -> None:
     np.testing.assert_allclose(after.values, before.values[order], rtol=2e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("shard", [1, 7])
+@pytest.mark.parametrize("shard", [pytest.param(1, marks=pytest.mark.slow), 7])
 @pytest.mark.parametrize("name", METHODS)
 def test_the_size_of_a_shard_does_not_matter(name: str, shard: int) -> None:
     method = score.by_name(name, {})
