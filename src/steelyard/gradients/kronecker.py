@@ -95,7 +95,12 @@ class KroneckerMetric:
             NumericsError: If an eigenvalue plus damping is not positive.
         """
         if name not in self._inverse:
-            values = self.blocks[name].values.clamp_min(0.0) + self.damping[name] + self.decay
+            curvature = self.blocks[name].values.clamp_min(0.0)
+            values = curvature + self.damping[name] + self.decay
+            if not bool((values > 0).any() or curvature.any()):
+                # No training gradient reaches the block (a fresh adapter): whatever its inverse, its influence is 0.
+                self._inverse[name] = torch.zeros_like(values)
+                return self._inverse[name]
             if not bool((values > 0).all()):
                 raise NumericsError(
                     f"the curvature of {name!r} has zero eigenvalues and there is no damping.",
