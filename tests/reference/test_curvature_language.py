@@ -64,6 +64,7 @@ def test_adapters_are_solved_and_refined_to_the_exact_influence() -> None:
     assert np.linalg.norm(few - exact) < 0.34 * np.linalg.norm(rough - exact)
 
 
+@pytest.mark.slow
 def test_other_inverses_are_finite_on_adapters() -> None:
     p = asked("llama_lora")
     for method in (
