@@ -53,7 +53,15 @@ def test_the_loop_attributes_verifies_and_marks_tokens(tmp_path):
         spent = run.cost
         again = loop(run, problem, _SMALL)
         assert run.cost.fits == spent.fits and run.cost.gradients == pytest.approx(spent.gradients)
-    assert render(again) == render(report)
+    # Time and cost of a run that only reads differ; what it says does not.
+    for before, after in zip(report.scores, again.scores, strict=True):
+        np.testing.assert_array_equal(after.values, before.values)
+    for before, after in zip(report.evidence, again.evidence, strict=True):
+        assert (after.metric, after.subject, after.estimate) == (
+            before.metric,
+            before.subject,
+            before.estimate,
+        )
     found = {(e.metric, e.subject.partition("(")[0]) for e in report.evidence}
     assert {
         ("agreement", "EKFAC"),
