@@ -24,7 +24,10 @@ class Which(StrEnum):
 @guarded
 def demo(
     which: Annotated[
-        Which, typer.Argument(help="digits (90 seconds on two cores), text (3 minutes) or llm (12 minutes).")
+        Which,
+        typer.Argument(
+            help="digits (90 seconds on two cores), text (3 minutes) or llm (a quarter to half an hour)."
+        ),
     ] = Which.DIGITS,
     *,
     out: options.Out = "runs/demo",

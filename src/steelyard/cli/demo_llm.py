@@ -68,8 +68,8 @@ def demo_llm(run: Run, *, seed: int = 0) -> Report:
     four wordings each. Queries are other passages and other wordings. A natural ground truth is the topic, or the
     fact.
 
-    Cost: seven fine-tunings of adapters in a third of the layers of a model of 135 million parameters; about ten
-    minutes on two cores.
+    Cost: seven fine-tunings of adapters in a third of the layers of a model of 135 million parameters, some
+    two minutes each on one thread.
 
     Args:
         run: Where everything is kept as it is finished, the converted model included.
