@@ -9,6 +9,7 @@ scores is then a matter of milliseconds.
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -127,18 +128,31 @@ def problem(size: Size = FULL, *, checkpoints: int = 0, measurement: str = "loss
 
 def truth(size: Size = FULL) -> Truth:
     """The ground truth, from the cache if it is there; else ``subsets * seeds`` fits."""
-    asked = problem(size)
+    return kept_truth("digits", problem(size), size, _retrain)
+
+
+def kept_truth(
+    name: str, asked: sy.Problem, size: Size, retrain: Callable[[sy.Problem, Size], dict[str, np.ndarray]]
+) -> Truth:
+    """A ground truth from ``benchmarks/.cache``, made and kept there the first time.
+
+    Args:
+        name: Of the task.
+        asked: The problem.
+        size: How many subsets, with how many seeds.
+        retrain: Makes ``masks``, ``losses`` and, where there are labels, ``margins``.
+    """
     facts = json.dumps(
         [asdict(size), asked.checksums(), dict(asked.learner.settings())], sort_keys=True, default=str
     )
-    path = CACHE / f"digits-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.npz"
+    path = CACHE / f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.npz"
     if not path.exists():
         CACHE.mkdir(exist_ok=True)
         part = path.with_suffix(".part.npz")
-        np.savez(part, **_retrain(asked, size))
+        np.savez(part, **retrain(asked, size))
         part.rename(path)
     with np.load(path) as kept:
-        return Truth(asked, kept["masks"], kept["losses"], kept["margins"])
+        return Truth(asked, kept["masks"], kept["losses"], kept.get("margins"))
 
 
 def _retrain(asked: sy.Problem, size: Size) -> dict[str, np.ndarray]:

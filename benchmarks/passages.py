@@ -7,31 +7,18 @@ from scratch by Adam, 40 random half subsets with 2 seeds each. The fits are kep
 """
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass
 
 import numpy as np
 
 import steelyard as sy
-from benchmarks.digits import Truth
-from benchmarks.measure import CACHE, Options, options, record, show
+from benchmarks.digits import Size, Truth, kept_truth
+from benchmarks.measure import Options, options, record, show
 
 LENGTH = 64
 WORDS = 512
 
 
-@dataclass(frozen=True)
-class Size:
-    """How large the experiment is."""
-
-    train: int = 600
-    query: int = 40
-    subsets: int = 40
-    seeds: int = 2
-    epochs: int = 6
-
-
-FULL = Size()
+FULL = Size(train=600, query=40, subsets=40, seeds=2, epochs=6)
 REDUCED = Size(train=60, query=6, subsets=6, seeds=2, epochs=2)
 
 
@@ -59,18 +46,7 @@ def problem(size: Size = FULL, *, checkpoints: int = 0) -> sy.Problem:
 
 def truth(size: Size = FULL) -> Truth:
     """The ground truth, from the cache if it is there; else ``subsets * seeds`` fits."""
-    asked = problem(size)
-    facts = json.dumps(
-        [asdict(size), asked.checksums(), dict(asked.learner.settings())], sort_keys=True, default=str
-    )
-    path = CACHE / f"passages-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.npz"
-    if not path.exists():
-        CACHE.mkdir(exist_ok=True)
-        part = path.with_suffix(".part.npz")
-        np.savez(part, **_retrain(asked, size))
-        part.rename(path)
-    with np.load(path) as kept:
-        return Truth(asked, kept["masks"], kept["losses"])
+    return kept_truth("passages", problem(size), size, _retrain)
 
 
 def _retrain(asked: sy.Problem, size: Size) -> dict[str, np.ndarray]:

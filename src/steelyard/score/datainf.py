@@ -7,11 +7,11 @@ The inverse of a mean is replaced by the mean of inverses, layer by layer, and e
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from steelyard.collect.gradients import open_gradients, queries_within_memory
+from steelyard.collect.gradients import open_gradients
 from steelyard.problem import Problem
-from steelyard.records import Cost, Scores
+from steelyard.records import Cost
 from steelyard.run import Run
-from steelyard.score.driver import MethodCard, score_pairs
+from steelyard.score.driver import MethodCard
 from steelyard.score.influence import (
     INSTEAD,
     Preconditioned,
@@ -19,6 +19,8 @@ from steelyard.score.influence import (
     measured_unit,
     row_influence,
     row_split,
+    score_all,
+    whole_queries,
 )
 
 
@@ -49,22 +51,16 @@ class DataInf:
         cost="3n + q gradients",
         good_for="LoRA adapters of low rank, at the cost of three passes and without any matrix to invert",
     )
+    __call__ = score_all
+    queries_at_once = whole_queries
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
 
-    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
-        return score_pairs(self, problem, run)
-
     def predict(self, problem: Problem) -> Cost:
         """One pass for the damping, one for the sums, one for the scores."""
         return Cost(gradients=3 * len(problem.train) + len(problem.query))
-
-    def queries_at_once(self, problem: Problem) -> int:
-        """As many as keep the query side near 1 GiB."""
-        return queries_within_memory(problem)
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """The query side with the mean of the inverses applied."""

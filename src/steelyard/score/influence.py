@@ -18,10 +18,18 @@ from typing import Any, Literal, cast
 import numpy as np
 from jaxtyping import Float, Int
 
-from steelyard.collect.gradients import Fitted, open_gradients, split_products, training_products
+from steelyard.collect.gradients import (
+    Fitted,
+    open_gradients,
+    queries_within_memory,
+    split_products,
+    training_products,
+)
 from steelyard.gradients.parts import By, Split
 from steelyard.problem import Problem
+from steelyard.records import Scores
 from steelyard.run import Run
+from steelyard.score.driver import score_pairs
 
 INSTEAD = "leave_one_out or knn_shapley"
 Fisher = Literal["auto", "exact", "sampled", "empirical"]
@@ -41,6 +49,16 @@ class Preconditioned:
     fitted: Fitted
     side: Any
     resolved: Mapping[str, Any]
+
+
+def score_all(self: Any, problem: Problem, run: Run | None = None) -> Scores:
+    """Score every training example for every query."""
+    return score_pairs(self, problem, run)
+
+
+def whole_queries(method: object, problem: Problem) -> int:
+    """How many queries' whole gradients keep the query side near 1 GiB."""
+    return queries_within_memory(problem)
 
 
 def measured_unit(method: object, problem: Problem) -> str:

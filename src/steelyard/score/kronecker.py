@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 
 from steelyard.collect.gradients import queries_within_memory
 from steelyard.problem import Problem
-from steelyard.records import Cost, Scores
+from steelyard.records import Cost
 from steelyard.run import Run
-from steelyard.score.driver import MethodCard, score_pairs
+from steelyard.score.driver import MethodCard
 from steelyard.score.influence import (
     Damping,
     Fisher,
@@ -20,6 +20,8 @@ from steelyard.score.influence import (
     measured_unit,
     row_influence,
     row_split,
+    score_all,
+    whole_queries,
     with_kronecker_metric,
 )
 
@@ -50,14 +52,11 @@ class KFAC:
         cost="2n + q gradients, one eigendecomposition per layer and side",
         good_for="when the second pass of ekfac is too dear",
     )
+    __call__ = score_all
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
-
-    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
-        return score_pairs(self, problem, run)
 
     def predict(self, problem: Problem) -> Cost:
         """One pass for the factors, one for the scores."""
@@ -96,14 +95,11 @@ class EKFAC:
         cost="3n + q gradients, one eigendecomposition per layer and side",
         good_for="the default for networks: closest to the exact curvature that scales",
     )
+    __call__ = score_all
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
-
-    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
-        return score_pairs(self, problem, run)
 
     def predict(self, problem: Problem) -> Cost:
         """Two passes for the factors, one for the scores."""
@@ -139,22 +135,16 @@ class TKFAC:
         cost="2n + q gradients, one eigendecomposition per layer and side",
         good_for="one pass like kfac, where inputs and output gradients depend on each other",
     )
+    __call__ = score_all
+    queries_at_once = whole_queries
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
 
-    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
-        return score_pairs(self, problem, run)
-
     def predict(self, problem: Problem) -> Cost:
         """One pass for the factors, one for the scores."""
         return passes(problem, 2, self.damping)
-
-    def queries_at_once(self, problem: Problem) -> int:
-        """As many as keep the query side near 1 GiB."""
-        return queries_within_memory(problem)
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Factors, and the query side with their inverse applied."""
@@ -186,22 +176,16 @@ class Shampoo:
         cost="3n + q gradients, one eigendecomposition per layer and side",
         good_for="sequence models and convolutions, where ekfac takes positions for independent",
     )
+    __call__ = score_all
+    queries_at_once = whole_queries
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
 
-    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
-        return score_pairs(self, problem, run)
-
     def predict(self, problem: Problem) -> Cost:
         """One or two passes for the factors, one for the scores."""
         return passes(problem, 3 if self.eigenvalues == "corrected" else 2, self.damping)
-
-    def queries_at_once(self, problem: Problem) -> int:
-        """As many as keep the query side near 1 GiB."""
-        return queries_within_memory(problem)
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Factors, and the query side with their inverse applied."""

@@ -7,11 +7,10 @@ its error away. The prediction, its unit and its sign are those of ``influence.p
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from steelyard.collect.gradients import queries_within_memory
 from steelyard.problem import Problem
-from steelyard.records import Cost, Scores
+from steelyard.records import Cost
 from steelyard.run import Run
-from steelyard.score.driver import MethodCard, score_pairs
+from steelyard.score.driver import MethodCard
 from steelyard.score.influence import (
     Fisher,
     Preconditioned,
@@ -19,6 +18,8 @@ from steelyard.score.influence import (
     measured_unit,
     row_influence,
     row_split,
+    score_all,
+    whole_queries,
 )
 
 Precision = Literal["auto", "model", "float64"]
@@ -65,14 +66,12 @@ class EKFACCG:
         cost="ekfac, then n (1 + 4/3 q) gradients per iteration",
         good_for="the closest to retraining that one model gives, for few queries",
     )
+    __call__ = score_all
+    queries_at_once = whole_queries
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
-
-    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
-        return score_pairs(self, problem, run)
 
     def predict(self, problem: Problem) -> Cost:
         """EK-FAC, all iterations, and the scores."""
@@ -81,10 +80,6 @@ class EKFACCG:
             share = min(1.0, self.batch_size / max(1, len(problem.train)))
         products = self.iterations * share * len(problem.train) * (1 + 4 / 3 * len(problem.query))
         return Cost(gradients=round(products) + 3 * len(problem.train) + len(problem.query))
-
-    def queries_at_once(self, problem: Problem) -> int:
-        """As many as keep the query side near 1 GiB."""
-        return queries_within_memory(problem)
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """EK-FAC, and the solution for every query."""

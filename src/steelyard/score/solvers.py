@@ -7,12 +7,19 @@ deviation are in ``gradients/solvers.py``. All converge to what ``GaussNewton`` 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from steelyard.collect.gradients import queries_within_memory
 from steelyard.problem import Problem
-from steelyard.records import Cost, Scores
+from steelyard.records import Cost
 from steelyard.run import Run
-from steelyard.score.driver import MethodCard, score_pairs
-from steelyard.score.influence import Preconditioned, as_resolved, measured_unit, row_influence, row_split
+from steelyard.score.driver import MethodCard
+from steelyard.score.influence import (
+    Preconditioned,
+    as_resolved,
+    measured_unit,
+    row_influence,
+    row_split,
+    score_all,
+    whole_queries,
+)
 
 Curvature = Literal["auto", "gauss_newton", "hessian", "fisher"]
 Precision = Literal["auto", "model", "float64"]
@@ -48,22 +55,16 @@ class CG:
         cost="n (1 + 4/3 q) gradients per iteration",
         good_for="exact influence for few queries on networks too large for gauss_newton",
     )
+    __call__ = score_all
+    queries_at_once = whole_queries
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
 
-    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
-        return score_pairs(self, problem, run)
-
     def predict(self, problem: Problem) -> Cost:
         """All iterations, and the scores."""
         return _cost(problem, self.iterations, len(problem.query))
-
-    def queries_at_once(self, problem: Problem) -> int:
-        """As many as keep the query side near 1 GiB."""
-        return queries_within_memory(problem)
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Solve for every query."""
@@ -114,23 +115,17 @@ class LiSSA:
         cost="batch size x (1 + 4/3 q) gradients per term, n + q gradients",
         good_for="comparison with published results; cg is nearer the solution for the same cost",
     )
+    __call__ = score_all
+    queries_at_once = whole_queries
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
 
-    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
-        return score_pairs(self, problem, run)
-
     def predict(self, problem: Problem) -> Cost:
         """All terms, and the scores."""
         share = min(1.0, self.batch_size / max(1, len(problem.train)))
         return _cost(problem, self.repeats * self.iterations * share, len(problem.query))
-
-    def queries_at_once(self, problem: Problem) -> int:
-        """As many as keep the query side near 1 GiB."""
-        return queries_within_memory(problem)
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Solve for every query."""
@@ -181,22 +176,16 @@ class Arnoldi:
         cost="7/3 n gradients per step, n + q gradients",
         good_for="many queries at one model, where few directions carry the curvature",
     )
+    __call__ = score_all
+    queries_at_once = whole_queries
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
 
-    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
-        return score_pairs(self, problem, run)
-
     def predict(self, problem: Problem) -> Cost:
         """All steps, and the scores."""
         return _cost(problem, 2 * self.rank if self.steps == "auto" else self.steps, 1)
-
-    def queries_at_once(self, problem: Problem) -> int:
-        """As many as keep the query side near 1 GiB."""
-        return queries_within_memory(problem)
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Eigenpairs, and the query side with their inverse applied."""
@@ -245,22 +234,16 @@ class Nystrom:
         cost="n (1 + 4/3 rank) gradients, n + q gradients",
         good_for="as arnoldi, where products with many vectors at once are cheaper than one after another",
     )
+    __call__ = score_all
+    queries_at_once = whole_queries
     unit = measured_unit
     resolved = as_resolved
     score = row_influence
     split = row_split
 
-    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
-        return score_pairs(self, problem, run)
-
     def predict(self, problem: Problem) -> Cost:
         """The sketch, and the scores."""
         return _cost(problem, 1, self.rank)
-
-    def queries_at_once(self, problem: Problem) -> int:
-        """As many as keep the query side near 1 GiB."""
-        return queries_within_memory(problem)
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Eigenpairs, and the query side with their inverse applied."""
