@@ -48,8 +48,9 @@ demo: $(VENV)/.demo
 	$(BIN)/steelyard demo --out $(OUT)
 	@echo "$(OUT)/report.html"
 
+# One thread per process: pytest starts one process per core, and threads of small matrices only wait for each other.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow" -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

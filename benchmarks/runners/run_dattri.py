@@ -7,7 +7,7 @@ import torch
 from dattri.algorithm import IFAttributorEKFAC, KNNShapleyAttributor, TracInAttributor, TRAKAttributor
 from dattri.task import AttributionTask
 from exchange import Job, serve
-from network import loader, network
+from network import loader, network, summed_loss
 from torch.utils.data import DataLoader
 
 
@@ -30,7 +30,7 @@ def compute(job: Job) -> Callable[[], np.ndarray]:
 def _example_loss(net: torch.nn.Module) -> Callable:
     def loss(params: dict, pair: tuple) -> torch.Tensor:
         logits = torch.func.functional_call(net, params, pair[0].unsqueeze(0))
-        return torch.nn.functional.cross_entropy(logits, pair[1].unsqueeze(0))
+        return summed_loss(logits, pair[1].unsqueeze(0)).sum()
 
     return loss
 
@@ -38,9 +38,9 @@ def _example_loss(net: torch.nn.Module) -> Callable:
 def _batch_loss(net: torch.nn.Module) -> Callable:
     def loss(params: dict, pair: tuple) -> torch.Tensor:
         inputs, labels = pair
-        if inputs.dim() == 1:
+        if inputs.dim() == 1:  # the attributor asks about a batch, and about one example of it
             inputs, labels = inputs.unsqueeze(0), labels.unsqueeze(0)
-        return torch.nn.functional.cross_entropy(torch.func.functional_call(net, params, inputs), labels)
+        return summed_loss(torch.func.functional_call(net, params, inputs), labels).mean()
 
     return loss
 

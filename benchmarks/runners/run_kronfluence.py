@@ -10,7 +10,7 @@ from exchange import Job, serve
 from kronfluence.analyzer import Analyzer, prepare_model
 from kronfluence.arguments import FactorArguments, ScoreArguments
 from kronfluence.task import Task
-from network import dataset, network
+from network import dataset, network, summed_loss
 
 
 class Classification(Task):
@@ -22,8 +22,9 @@ class Classification(Task):
         logits = model(inputs)
         if sample:
             with torch.no_grad():
-                labels = torch.multinomial(torch.softmax(logits.detach(), dim=-1), 1).flatten()
-        return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+                chances = torch.softmax(logits.detach().flatten(0, -2), dim=-1)
+                labels = torch.multinomial(chances, 1).view(labels.shape)
+        return summed_loss(logits, labels).sum()
 
     def compute_measurement(self, batch, model):
         """Summed loss of the queries."""

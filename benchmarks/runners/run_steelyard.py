@@ -5,6 +5,7 @@ learner's own training, so the benchmark that wants those calls the library dire
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from exchange import Job, serve
@@ -17,11 +18,18 @@ def compute(job: Job) -> Callable[[], np.ndarray]:
     """The method at the job's model, from the start each time: nothing is kept between repetitions."""
     method = sy.score.method_class(job.method)(**job.settings)
     learner = _learner(job)
-    train, query = sy.read(job.train), sy.read(job.query)
+    train, query = (sy.read(_columns(pair)) for pair in (job.train, job.query))
     return lambda: np.asarray(method(sy.Problem(learner, train=train, query=query)).values)
 
 
+def _columns(pair: tuple[np.ndarray, np.ndarray]) -> Any:
+    """Inputs and labels; of texts, the tokens and those that come next."""
+    return pair if pair[1].ndim == 1 else {"tokens": pair[0], "next": pair[1]}
+
+
 def _learner(job: Job) -> Learner:
+    if job.train[1].ndim > 1:
+        return _language_learner(job)
     if job.states:
         from network import network
 
@@ -31,6 +39,24 @@ def _learner(job: Job) -> Learner:
     from sklearn.linear_model import LogisticRegression
 
     return sy.learners.Sklearn(LogisticRegression())
+
+
+def _language_learner(job: Job) -> Learner:
+    import torch
+    from network import network, summed_loss
+
+    from steelyard.learners.torch_losses import Loss
+
+    def loss(model: Any, batch: Any) -> Any:
+        return summed_loss(model(batch["tokens"]), batch["next"])
+
+    def sampled(model: Any, batch: Any, generator: Any) -> Any:
+        logits = model(batch["tokens"])
+        chances = logits.detach().flatten(0, -2).softmax(-1)
+        drawn = torch.multinomial(chances, 1, generator=generator)
+        return summed_loss(logits, drawn.view_as(batch["next"]))
+
+    return sy.learners.Torch(network(job), loss=Loss(loss, unit="nats", sampled=sampled), trained=True)
 
 
 if __name__ == "__main__":
