@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from steelyard.collect import curvature
 from steelyard.collect.curvature import hold_out, kronecker_arrays, kronecker_metric
 from steelyard.collect.gradients import open_gradients
 from steelyard.data import read
 from steelyard.errors import SettingError
+from steelyard.gradients import factorisations
 from steelyard.learners import SGD, Torch
 from steelyard.problem import Problem
 from steelyard.run import in_memory, open_run
@@ -70,8 +72,11 @@ def factors(p: Problem) -> list[list[tuple[float, np.ndarray, list[np.ndarray]]]
     return found
 
 
-def by_hand(p: Problem, kind: str, damping: float) -> np.ndarray:
-    """Scores with dense matrices: the Kronecker product of each layer is formed and inverted."""
+def by_hand(p: Problem, kind: str, damping: float, widest: int = 10_000) -> np.ndarray:
+    """Scores with dense matrices: the Kronecker product of each layer is formed and inverted.
+
+    Sides wider than ``widest`` keep their diagonal alone.
+    """
     model = p.learner.load(p.learner.explained(p.train))
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
     g, q = split(p, dense(p, p.train, "loss"), layers), split(p, dense(p, p.query, "loss"), layers)
@@ -92,6 +97,7 @@ def by_hand(p: Problem, kind: str, damping: float) -> np.ndarray:
                     left, right = left + w * matrix @ matrix.T, right + w * matrix.T @ matrix
                     trace += w * np.square(matrix).sum()
         left, right, trace = left / present, right / present, trace / present
+        left, right = (np.diag(np.diag(m)) if len(m) > widest else m for m in (left, right))
         if kind == "root":
             curvature = np.kron(power(left, 0.5), power(right, 0.5))
         elif kind == "corrected":
@@ -128,6 +134,28 @@ def test_equals_its_definition(kind: str, method, one_position: bool, weighted: 
     p = problem(network(), weighted=weighted) if one_position else sequences(weighted=weighted)
     expected = by_hand(p, kind, 0.01)
     np.testing.assert_allclose(method(p).values, expected, rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.parametrize("one_position", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("tkfac", TKFAC(0.01, "exact")),
+        ("product", Shampoo(0.01, "exact", "product")),
+        ("corrected", Shampoo(0.01, "exact", "corrected")),
+    ],
+)
+def test_a_side_too_wide_keeps_its_diagonal_and_the_record_says_so(
+    monkeypatch, kind: str, method, one_position: bool
+) -> None:
+    for module in (factorisations, curvature):
+        monkeypatch.setattr(module, "LARGEST_SIDE", 3)
+    p = problem(network(), weighted=True) if one_position else sequences(weighted=True)
+    scores = method(p)
+    np.testing.assert_allclose(scores.values, by_hand(p, kind, 0.01, widest=3), rtol=1e-6, atol=1e-10)
+    assert scores.provenance.resolved["diagonal_sides"]
+    monkeypatch.undo()
+    assert not np.allclose(method(p).values, scores.values)
 
 
 def test_factorisations_keep_the_trace_of_what_they_approximate() -> None:

@@ -14,7 +14,7 @@ from steelyard.collect.gradients import Fitted, present_examples
 from steelyard.errors import CapabilityError, SettingError
 from steelyard.gradients.damping import HeldOut, held_out_damping, resolve_damping
 from steelyard.gradients.engine import TorchGradients
-from steelyard.gradients.factorisations import Family
+from steelyard.gradients.factorisations import LARGEST_SIDE, Family
 from steelyard.gradients.fisher import Fisher, HasOutputs, fisher_gradients
 from steelyard.gradients.kronecker import (
     EigenBlock,
@@ -117,7 +117,21 @@ def kronecker_arrays(  # noqa: PLR0913 - where, of what and how are three facts 
     blocks = eigen_blocks(arrays, f"e{family}" if corrected else family)
     if kind == "rootshampoo":
         blocks = {name: _rooted(block) for name, block in blocks.items()}
-    return FittedBlocks(blocks, {"fisher": fisher, "fisher_reason": why})
+    return FittedBlocks(blocks, {"fisher": fisher, "fisher_reason": why} | _diagonal_sides(blocks))
+
+
+def _diagonal_sides(blocks: Mapping[str, EigenBlock]) -> dict[str, Any]:
+    """Which blocks have sides too wide for eigenvectors, for the record; nothing where there are none."""
+    wide = [
+        f"{name} ({side}: {width:,})"
+        for name, block in blocks.items()
+        for side, vectors, width in (
+            ("rows", block.left, block.values.shape[0]),
+            ("columns", block.right, block.values.shape[1]),
+        )
+        if vectors is None and width > LARGEST_SIDE and block.values.shape[0] > 1
+    ]
+    return {"diagonal_sides": wide} if wide else {}
 
 
 _FAMILIES: Mapping[Kind, tuple[Family, bool]] = {

@@ -13,7 +13,8 @@ With G the gradient matrix of an example at a layer and F the mean of ``vec(G) v
 
 For layers that see one position per example, tK-FAC and Shampoo are the same matrix. Deviations: positions count as
 independent samples in tK-FAC, as they do in K-FAC; sums are over the whole training set instead of running means;
-the row side of an embedding keeps its diagonal alone.
+the row side of an embedding, and any side wider than 8,192 (the vocabulary of an output layer), keep their diagonal
+alone, so that the eigenbasis on that side is the identity.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,6 +28,8 @@ from steelyard.gradients.factors import _CHUNK_ELEMENTS, Factors, Lookup, Outer,
 
 Family = Literal["kfac", "tkfac", "shampoo"]
 LARGEST_DENSE = 1024
+LARGEST_SIDE = 8192
+"""Widest side of a layer whose second moments are kept whole: 0.5 GB, and a minute or two for its eigenvectors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +56,7 @@ class Moments:
     """Running second moments of one block; sums, so that shards add up.
 
     Attributes:
-        left: Output side; ``[row]`` for embeddings, None for blocks without Kronecker structure.
+        left: Output side; ``[row]`` where only the diagonal is kept, None for blocks without Kronecker structure.
         right: Input side, or all there is; ``[column]`` where only the diagonal is kept.
         examples: How many were seen; the output side is a mean over them.
         positions: What the input side is divided by, so that the Kronecker product is the mean over examples.
@@ -79,7 +82,7 @@ def _kfac(moments: Moments, factors: Factors, batch: Weighted) -> None:
     per_row = _per_row(batch.weights, *factors.grads.shape[:2])
     grads = factors.grads.flatten(0, 1)
     live = (grads != 0).any(-1)
-    outer = second(grads, per_row)
+    outer = _side(grads, per_row)
     if isinstance(factors, Lookup):
         moments.right = add(moments.right, outer)
         if batch.first:
@@ -95,7 +98,7 @@ def _kfac(moments: Moments, factors: Factors, batch: Weighted) -> None:
         inputs = factors.inputs.flatten(0, 1)
         if factors.grads.shape[1] > 1:
             inputs, per_row = inputs[live], None if per_row is None else per_row[live]
-        moments.right = add(moments.right, second(inputs, per_row))
+        moments.right = add(moments.right, _side(inputs, per_row))
         moments.positions += len(inputs) if per_row is None else float(per_row.sum())
     return None
 
@@ -108,13 +111,13 @@ def _tkfac(moments: Moments, factors: Factors, batch: Weighted) -> None:
     sizes = _times(grads.square().sum(1), per_row)
     if isinstance(factors, Lookup):
         # A one-hot input has length one, so only the output gradient weighs.
-        moments.right = add(moments.right, second(grads, per_row))
+        moments.right = add(moments.right, _side(grads, per_row))
         moments.left = add(moments.left, torch.bincount(factors.index.flatten(), sizes, factors.rows))
         moments.positions += float(sizes.sum())
         return None
     inputs = factors.inputs.flatten(0, 1)
-    moments.left = add(moments.left, second(grads, _times(inputs.square().sum(1), per_row)))
-    moments.right = add(moments.right, second(inputs, sizes))
+    moments.left = add(moments.left, _side(grads, _times(inputs.square().sum(1), per_row)))
+    moments.right = add(moments.right, _side(inputs, sizes))
     moments.positions += float((sizes * inputs.square().sum(1)).sum())
     return None
 
@@ -129,23 +132,28 @@ def _shampoo(moments: Moments, factors: Factors, batch: Weighted) -> None:
         matrices = factors.slice(start, start + step).full()
         if batch.weights is not None:
             matrices = matrices * batch.weights[start : start + step].to(matrices).sqrt()[:, None, None]
-        columns = matrices.flatten(0, 1)
-        moments.right = add(moments.right, columns.T @ columns)
+        moments.right = add(moments.right, _side(matrices.flatten(0, 1), None))
         if isinstance(factors, Lookup):
             moments.left = add(moments.left, matrices.square().sum(dim=(0, 2)))
         else:
-            rows = matrices.transpose(0, 1).flatten(1)
-            moments.left = add(moments.left, rows @ rows.T)
+            moments.left = add(moments.left, _side(matrices.transpose(1, 2).flatten(0, 1), None))
         moments.positions += float(matrices.square().sum())
     return None
 
 
 def _rows(moments: Moments, factors: Rows, weights: Tensor | None) -> None:
     rows = factors.values
-    if rows.shape[1] <= LARGEST_DENSE:
-        moments.right = add(moments.right, second(rows, weights))
-    else:
-        moments.right = add(moments.right, (rows.square() * _column(weights, rows)).sum(0))
+    dense = rows.shape[1] <= LARGEST_DENSE
+    moments.right = add(moments.right, second(rows, weights) if dense else _diagonal(rows, weights))
+
+
+def _side(rows: Tensor, weights: Tensor | None) -> Tensor:
+    """Second moments of one side of a layer, whole or the diagonal alone."""
+    return second(rows, weights) if rows.shape[1] <= LARGEST_SIDE else _diagonal(rows, weights)
+
+
+def _diagonal(rows: Tensor, weights: Tensor | None) -> Tensor:
+    return (rows.square() * _column(weights, rows)).sum(0)
 
 
 def second(rows: Tensor, weights: Tensor | None) -> Tensor:

@@ -7,9 +7,9 @@ Functions", section 3.2.
 
 Deviations. The bias is part of the layer as a last input column of ones, so its coupling with the weights is
 exact. Positions whose output gradient is zero (padding) are left out of the input covariance. Embeddings have a
-diagonal input covariance, so their input eigenbasis is the identity. Blocks without Kronecker structure (norm
-layers, fallbacks) use their full gradient covariance up to 1,024 parameters and its diagonal beyond. What the other
-Kronecker factorisations add up instead of K-FAC's means is in ``factorisations.py``.
+diagonal input covariance, so their input eigenbasis is the identity; a side wider than 8,192 is given one too. Blocks
+without Kronecker structure (norm layers, fallbacks) use their full gradient covariance up to 1,024 parameters and its
+diagonal beyond. What the other Kronecker factorisations add up instead of K-FAC's means is in ``factorisations.py``.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -165,10 +165,6 @@ def _decompose(moment: Moments) -> dict[str, np.ndarray]:
     if moment.left is None:  # no Kronecker structure
         values, vectors = _eigen(moment.right / examples)
         return {"values": values[None], **({} if vectors is None else {"right": vectors})}
-    if moment.left.dim() == 1:  # an embedding: the input side is diagonal
-        values, vectors = _eigen(moment.right / examples)
-        found = {"values": np.outer(moment.left.numpy() / positions, values)}
-        return found if vectors is None else {**found, "right": vectors}
     left_values, left = _eigen(moment.left / examples)
     right_values, right = _eigen(moment.right / positions)
     found = {"values": np.outer(left_values, right_values)}
