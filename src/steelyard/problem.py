@@ -4,7 +4,7 @@ A learner trains and answers for one kind of model. Everything beyond training a
 method asks for it by :func:`require`, and the error names what to use instead.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -165,6 +165,34 @@ class HasGradients(Protocol):
 
 
 @runtime_checkable
+class HasFitsTogether(Protocol):
+    """Can make many fits at once, faster than one by one, equal to :meth:`Learner.fit` up to rounding."""
+
+    def together(self, examples: Examples) -> int:
+        """How many fits on subsets of these examples are best made at once; 1 where there is no such way."""
+        ...
+
+    def together_note(self, examples: Examples) -> str:
+        """How fits are made and why so, for the record; empty if there is nothing to say."""
+        ...
+
+    def measure_together(
+        self, examples: Examples, weightings: np.ndarray, seeds: Sequence[int], queries: Examples
+    ) -> np.ndarray:
+        """``float64["fit query"]`` The measurement of every query after each fit; a row of NaN if a fit failed.
+
+        The numbers of a fit do not depend on which others are made with it.
+
+        Args:
+            examples: Training examples.
+            weightings: ``float64["fit example"]`` As :meth:`Learner.fit` takes them.
+            seeds: Seed of every fit.
+            queries: What is measured.
+        """
+        ...
+
+
+@runtime_checkable
 class HasCurvature(Protocol):
     """Offers the exact curvature of the training objective, for models small enough to hold it."""
 
@@ -241,6 +269,7 @@ _PHRASES = {
     "HasState": "a state that can be saved",
     "HasGradients": "per-example gradients",
     "HasCurvature": "exact curvature",
+    "HasFitsTogether": "fits made together",
 }
 
 

@@ -6,14 +6,15 @@ that no verifier ever reads a fit that a method has seen.
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from steelyard.errors import FitError, SettingError, ShapeError
+from steelyard.collect.refits import Wanted, is_plain, make
+from steelyard.errors import SettingError, ShapeError
 from steelyard.problem import HasState, Problem
 from steelyard.run import Run
 from steelyard.run.seeds import stream
@@ -98,9 +99,10 @@ def outcomes(
     """Train once per weighting and measure every query after it.
 
     Examples of weight 0 are removed before the fit; if all others weigh 1 the learner gets a plain subset,
-    so that learners without sample weights can be refitted on subsets. Each fit is kept in the run folder as
-    soon as it is finished; a killed run goes on with the first one that is missing. A row that occurs twice
-    with the same seed is trained once.
+    so that learners without sample weights can be refitted on subsets. Learners that can make many fits at once
+    make them in blocks (see :mod:`steelyard.collect.refits`), so ask for many rows at a time. Each fit is kept in
+    the run folder as soon as it or its block is finished; a killed run goes on with those that are missing. A
+    row that occurs twice with the same seed is trained once.
 
     Cost: one fit per distinct pair of weighting and seed.
 
@@ -122,16 +124,15 @@ def outcomes(
     """
     _check(problem, weightings, seeds)
     context = repr(sorted(problem.checksums().items())).encode()
-    kept: dict[str, Mapping[str, np.ndarray]] = {}
+    wanted: dict[str, Wanted] = {}
     keys: list[str] = []
-    with run.progress(f"refits for {purpose}", len(weightings), unit="fits") as progress:
-        for weights, number in zip(weightings, seeds, strict=True):
-            seed = stream(problem.seed, purpose, number)
-            key = f"fits/{purpose}/{_digest(context, weights, seed)}"
-            if key not in kept:
-                kept[key] = run.keep(key, functools.partial(_outcome, problem, weights, seed, run))
-            keys.append(key)
-            progress.advance()
+    for weights, number in zip(weightings, seeds, strict=True):
+        seed = stream(problem.seed, purpose, number)
+        key = f"fits/{purpose}/{_digest(context, weights, seed)}"
+        wanted.setdefault(key, Wanted(key, weights, seed))
+        keys.append(key)
+    with run.progress(f"refits for {purpose}", len(wanted), unit="fits") as progress:
+        kept = make(problem, list(wanted.values()), run, progress)
     found = [kept[key] for key in keys]
     messages = tuple(str(np.asarray(one["message"]).item()) for one in found)
     values = np.array([one["values"] for one in found], dtype=np.float64)
@@ -164,41 +165,11 @@ def _check(problem: Problem, weightings: np.ndarray, seeds: Sequence[int]) -> No
 
 def _digest(context: bytes, weights: np.ndarray, seed: int) -> str:
     digest = hashlib.blake2b(context, digest_size=16)
-    present = weights != 0
-    digest.update(np.packbits(present).tobytes())
-    if not _plain(weights, present):
+    digest.update(np.packbits(weights != 0).tobytes())
+    if not is_plain(weights):
         digest.update(np.ascontiguousarray(weights, dtype=np.float64).tobytes())
     digest.update(seed.to_bytes(8, "little"))
     return digest.hexdigest()
-
-
-def _plain(weights: np.ndarray, present: Bool[np.ndarray, " train"]) -> bool:
-    return bool(np.all(weights[present] == 1.0))
-
-
-def _outcome(problem: Problem, weights: np.ndarray, seed: int, run: Run) -> dict[str, np.ndarray]:
-    present = weights != 0
-    rows = np.flatnonzero(present)
-    nothing = np.full(len(problem.query), np.nan)
-    if not len(rows):
-        return {"values": nothing, "message": np.array("no training example has a positive weight")}
-    examples = problem.train if len(rows) == len(weights) else problem.train.take(rows)
-    run.spend(fits=1)
-    try:
-        fitted = problem.learner.fit(
-            examples, weights=None if _plain(weights, present) else weights[rows], seed=seed
-        )
-        values = np.asarray(problem.learner.measure(fitted, problem.query), dtype=np.float64)
-    except FitError as error:
-        return {"values": nothing, "message": np.array(error.problem or "the fit failed")}
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        query = str(problem.query.ids[bad[0]])
-        message = (
-            f"the {problem.learner.measurement.name} of query {query!r} is {values[bad[0]]} after the fit"
-        )
-        return {"values": nothing, "message": np.array(message)}
-    return {"values": values, "message": np.array("")}
 
 
 def _fitted(problem: Problem, run: Run, *, name: str, fit: Any, fits: int) -> Any:

@@ -1,0 +1,140 @@
+"""How missing fits are made: in blocks where the learner can make many at once, otherwise one by one.
+
+Whichever way it is, every fit ends as the same two arrays under its own key: the measurements of the queries, and
+the message of what went wrong, empty if nothing did. A fit that fails in a block is made once more by itself, so
+that its message is that of a plain fit.
+"""
+
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from steelyard.errors import FitError
+from steelyard.problem import HasFitsTogether, Problem
+from steelyard.run import Run
+from steelyard.run.progress import Progress
+
+Kept = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """A fit that is asked for.
+
+    Attributes:
+        key: What its outcome is kept under.
+        weights: ``float[" train"]`` Weight of every training example; 0 is absent.
+        seed: Of the training.
+    """
+
+    key: str
+    weights: np.ndarray
+    seed: int
+
+
+def make(problem: Problem, wanted: Sequence[Wanted], run: Run, progress: Progress) -> dict[str, Kept]:
+    """The outcome of every fit that is asked for, by key: read if the run folder has it, otherwise made.
+
+    Cost: one fit for each that is missing.
+
+    Args:
+        problem: Learner, training examples, queries.
+        wanted: Fits with different keys.
+        run: Where outcomes are kept and fits are counted.
+        progress: Advanced by one for every fit.
+    """
+    found: dict[str, Kept] = {}
+    missing: list[Wanted] = []
+    for one in wanted:
+        if run.has(one.key):
+            found[one.key] = _kept(problem, one, run)
+            progress.advance(kept=True)
+        else:
+            missing.append(one)
+    count = _together(problem, run) if missing else 1
+    # Fits of similar size have equally many steps, and so share a block.
+    missing.sort(key=lambda one: np.count_nonzero(one.weights))
+    for low in range(0, len(missing), max(1, count)):
+        block = missing[low : low + max(1, count)]
+        for one, values in zip(block, _block(problem, block, count, run), strict=True):
+            found[one.key] = _kept(problem, one, run, values)
+            progress.advance()
+    return found
+
+
+def is_plain(weights: Float[np.ndarray, " train"]) -> bool:
+    """Whether all examples that are present weigh 1."""
+    return bool(np.all((weights == 0) | (weights == 1)))
+
+
+def _together(problem: Problem, run: Run) -> int:
+    """How many fits to make at once; decided once per run folder, because it decides about rounding."""
+    learner = problem.learner
+    if not isinstance(learner, HasFitsTogether):
+        return 1
+
+    def decide() -> dict[str, np.ndarray]:
+        note = learner.together_note(problem.train)
+        return {"count": np.array(learner.together(problem.train)), "note": np.array(note)}
+
+    facts = f"{problem.train.checksum}|{learner.fingerprint()}"
+    digest = hashlib.blake2b(facts.encode(), digest_size=12).hexdigest()
+    way = run.keep(f"fits/together/{digest}", decide)
+    note = str(np.asarray(way["note"]).item())
+    if note:
+        run.note(note)
+    return int(np.asarray(way["count"]).item())
+
+
+def _block(
+    problem: Problem, block: Sequence[Wanted], count: int, run: Run
+) -> Sequence[Float[np.ndarray, " query"] | None]:
+    """What the queries measure after each fit of a block; None where the fit is to be made by itself."""
+    learner = problem.learner
+    if count <= 1 or not isinstance(learner, HasFitsTogether):
+        return [None] * len(block)
+    weightings = np.stack([one.weights for one in block]).astype(np.float64)
+    try:
+        values = learner.measure_together(
+            problem.train, weightings, [one.seed for one in block], problem.query
+        )
+    except FitError:
+        return [None] * len(block)
+    good = np.isfinite(values).all(axis=1).tolist()
+    run.spend(fits=sum(good))
+    return [row if fine else None for row, fine in zip(values, good, strict=True)]
+
+
+def _kept(problem: Problem, one: Wanted, run: Run, values: np.ndarray | None = None) -> Kept:
+    if values is not None:
+        made = {"values": np.asarray(values, dtype=np.float64), "message": np.array("")}
+        return run.keep(one.key, lambda: made)
+    return run.keep(one.key, functools.partial(_outcome, problem, one.weights, one.seed, run))
+
+
+def _outcome(problem: Problem, weights: np.ndarray, seed: int, run: Run) -> dict[str, np.ndarray]:
+    rows = np.flatnonzero(weights)
+    nothing = np.full(len(problem.query), np.nan)
+    if not len(rows):
+        return {"values": nothing, "message": np.array("no training example has a positive weight")}
+    examples = problem.train if len(rows) == len(weights) else problem.train.take(rows)
+    run.spend(fits=1)
+    try:
+        fitted = problem.learner.fit(
+            examples, weights=None if is_plain(weights) else weights[rows], seed=seed
+        )
+        values = np.asarray(problem.learner.measure(fitted, problem.query), dtype=np.float64)
+    except FitError as error:
+        return {"values": nothing, "message": np.array(error.problem or "the fit failed")}
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        query = str(problem.query.ids[bad[0]])
+        message = (
+            f"the {problem.learner.measurement.name} of query {query!r} is {values[bad[0]]} after the fit"
+        )
+        return {"values": nothing, "message": np.array(message)}
+    return {"values": values, "message": np.array("")}
