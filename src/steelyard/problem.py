@@ -4,7 +4,7 @@ A learner trains and answers for one kind of model. Everything beyond training a
 method asks for it by :func:`require`, and the error names what to use instead.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -91,6 +91,34 @@ class HasCheckpoints(Protocol):
 
 
 @runtime_checkable
+class HasEpochs(Protocol):
+    """Can be looked at after every epoch of its training."""
+
+    def follow(
+        self,
+        examples: Examples,
+        watch: Callable[[int, Any], None],
+        weights: np.ndarray | None = None,
+        seed: int = 0,
+    ) -> Any:
+        """Train as ``fit`` does, and call ``watch(epoch, fitted)`` after every epoch, counted from 1.
+
+        What ``watch`` is given may be used during the call only. Epochs start at 1 again if a training does.
+        CapabilityError where the training has no epochs that can be seen.
+        """
+        ...
+
+
+@runtime_checkable
+class HasExtraClass(Protocol):
+    """Can be given one class more than the labels have."""
+
+    def with_extra_class(self, examples: Examples) -> tuple[Any, Any]:
+        """A learner like this one with one more class, and the label that stands for it."""
+        ...
+
+
+@runtime_checkable
 class HasMoments(Protocol):
     """Keeps what Adam learned about the gradients."""
 
@@ -165,34 +193,6 @@ class HasGradients(Protocol):
 
 
 @runtime_checkable
-class HasFitsTogether(Protocol):
-    """Can make many fits at once, faster than one by one, equal to :meth:`Learner.fit` up to rounding."""
-
-    def together(self, examples: Examples) -> int:
-        """How many fits on subsets of these examples are best made at once; 1 where there is no such way."""
-        ...
-
-    def together_note(self, examples: Examples) -> str:
-        """How fits are made and why so, for the record; empty if there is nothing to say."""
-        ...
-
-    def measure_together(
-        self, examples: Examples, weightings: np.ndarray, seeds: Sequence[int], queries: Examples
-    ) -> np.ndarray:
-        """``float64["fit query"]`` The measurement of every query after each fit; a row of NaN if a fit failed.
-
-        The numbers of a fit do not depend on which others are made with it.
-
-        Args:
-            examples: Training examples.
-            weightings: ``float64["fit example"]`` As :meth:`Learner.fit` takes them.
-            seeds: Seed of every fit.
-            queries: What is measured.
-        """
-        ...
-
-
-@runtime_checkable
 class HasCurvature(Protocol):
     """Offers the exact curvature of the training objective, for models small enough to hold it."""
 
@@ -261,6 +261,8 @@ _PHRASES = {
     "HasPredictions": "class probabilities",
     "HasEmbeddings": "embeddings",
     "HasCheckpoints": "training checkpoints",
+    "HasEpochs": "a training that can be followed epoch by epoch",
+    "HasExtraClass": "a class more than the labels have",
     "HasMoments": "Adam's moments of gradients",
     "HasLengths": "lengths in tokens",
     "HasTokens": "the characters of every token",
@@ -269,7 +271,6 @@ _PHRASES = {
     "HasState": "a state that can be saved",
     "HasGradients": "per-example gradients",
     "HasCurvature": "exact curvature",
-    "HasFitsTogether": "fits made together",
 }
 
 

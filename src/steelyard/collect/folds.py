@@ -8,27 +8,32 @@ from jaxtyping import Float, Int
 from steelyard.errors import DataError, SettingError, ShapeError
 from steelyard.problem import HasPredictions, Problem, require
 from steelyard.run import Run, generator, stream
+from steelyard.run.progress import Progress
 
 
-def held_out_probabilities(problem: Problem, run: Run, *, folds: int = 5) -> Float[np.ndarray, "train class"]:
+def held_out_probabilities(
+    problem: Problem, run: Run, *, folds: int = 5, repeats: int = 1
+) -> Float[np.ndarray, "train class"]:
     """Class probabilities of every training example from a model that was trained without its fold.
 
     A model that has learned an example repeats its label, wrong or not; one that has not is a second opinion.
-    Folds are drawn with equal shares of every label. Each fold is kept in the run folder as it is finished.
+    Folds are drawn with equal shares of every label, by id, so that the order of the rows does not matter. Each fold is
+    kept in the run folder as it is finished; more repeats go on from fewer.
 
-    Cost: ``folds`` fits, each of the other folds' examples.
+    Cost: ``folds`` fits per repeat, each of the other folds' examples.
 
     Args:
         problem: Learner and labelled training examples.
         run: Where the folds are kept.
         folds: Number of parts; more parts mean models closer to the one trained on everything.
+        repeats: How often, with other folds and other seeds; probabilities are averaged.
 
     Returns:
         Probabilities, columns in ascending order of the labels; rows sum to 1.
 
     Raises:
         CapabilityError: If the learner offers no class probabilities.
-        SettingError: If ``folds`` is below 2 or above the number of training examples.
+        SettingError: If ``folds`` is below 2 or above the number of training examples, or there is no repeat.
         DataError: If the labels are no classes, or a class has a single example.
         FitError: If a training fails.
     """
@@ -38,16 +43,28 @@ def held_out_probabilities(problem: Problem, run: Run, *, folds: int = 5) -> Flo
             f"held_out_probabilities: folds={folds} with {len(problem.train)} training examples.",
             fix="give at least 2 folds, and no more than there are examples.",
         )
-    fold = _assign(problem, folds)
-    about = f"{problem.learner.fingerprint()[:16]}-{problem.train.checksum[:16]}-{problem.seed}-{folds}"
+    if repeats < 1:
+        raise SettingError(f"held_out_probabilities: repeats={repeats}.", fix="give at least one repeat.")
     parts: list[np.ndarray] = []
-    with run.progress("out-of-sample predictions", folds, unit="fits") as progress:
-        for k in range(folds):
-            key = f"folds/{about}/{k}"
-            kept = run.has(key)
-            part = run.keep(key, functools.partial(_predict, learner, problem, fold, k, run))["probabilities"]
-            parts.append(part)
-            progress.advance(kept=kept)
+    with run.progress("out-of-sample predictions", folds * repeats, unit="fits") as progress:
+        for repeat in range(repeats):
+            parts.append(_repeat(learner, problem, run, folds=folds, repeat=repeat, progress=progress))
+    return np.mean(parts, axis=0)
+
+
+def _repeat(
+    learner: HasPredictions, problem: Problem, run: Run, *, folds: int, repeat: int, progress: Progress
+) -> np.ndarray:
+    fold = _assign(problem, folds, repeat)
+    about = f"{problem.learner.fingerprint()[:16]}-{problem.train.checksum[:16]}-{problem.seed}-{folds}"
+    about += f"-{repeat}" if repeat else ""
+    parts: list[np.ndarray] = []
+    for k in range(folds):
+        key = f"folds/{about}/{k}"
+        kept = run.has(key)
+        compute = functools.partial(_predict, learner, problem, fold, k, repeat, run)
+        parts.append(run.keep(key, compute)["probabilities"])
+        progress.advance(kept=kept)
     widths = {part.shape[1] for part in parts}
     if len(widths) > 1:
         raise ShapeError(
@@ -60,7 +77,7 @@ def held_out_probabilities(problem: Problem, run: Run, *, folds: int = 5) -> Flo
     return found
 
 
-def _assign(problem: Problem, folds: int) -> Int[np.ndarray, " train"]:
+def _assign(problem: Problem, folds: int, repeat: int) -> Int[np.ndarray, " train"]:
     """Fold of every training example: shuffled, then dealt out label by label."""
     labels = problem.train.labels()
     if labels.dtype.kind == "f":
@@ -68,7 +85,9 @@ def _assign(problem: Problem, folds: int) -> Int[np.ndarray, " train"]:
             f"{problem.train.source}: the labels are measured numbers: there are no classes to predict.",
             fix="use act.drop for regression; if they are classes, give them as whole numbers or text.",
         )
-    order = generator(problem.seed, "folds").permutation(len(labels))
+    names = ("folds",) if repeat == 0 else ("folds", repeat)
+    by_id = np.argsort(problem.train.ids, kind="stable")
+    order = by_id[generator(problem.seed, *names).permutation(len(labels))]
     order = order[np.argsort(labels[order], kind="stable")]
     fold = np.empty(len(labels), dtype=np.int64)
     fold[order] = np.arange(len(labels)) % folds
@@ -82,11 +101,12 @@ def _assign(problem: Problem, folds: int) -> Int[np.ndarray, " train"]:
     return fold
 
 
-def _predict(
-    learner: HasPredictions, problem: Problem, fold: np.ndarray, k: int, run: Run
+def _predict(  # noqa: PLR0913 - one fold of one repeat of one problem
+    learner: HasPredictions, problem: Problem, fold: np.ndarray, k: int, repeat: int, run: Run
 ) -> dict[str, np.ndarray]:
     rest = problem.train.take(np.flatnonzero(fold != k))
-    fitted = problem.learner.fit(rest, seed=stream(problem.seed, "folds", k))
+    names = ("folds", k) if repeat == 0 else ("folds", k, repeat)
+    fitted = problem.learner.fit(rest, seed=stream(problem.seed, *names))
     run.spend(fits=1)
     held_out = problem.train.take(np.flatnonzero(fold == k))
     return {"probabilities": np.asarray(learner.probabilities(fitted, held_out), dtype=np.float64)}

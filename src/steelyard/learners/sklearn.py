@@ -1,7 +1,7 @@
 """The scikit-learn learner: any classifier or regressor with ``fit``, alone or in a pipeline."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from steelyard.errors import CapabilityError, FitError, ModelError, SettingError
 from steelyard.learners import sklearn_fit, sklearn_measures
+from steelyard.learners.sklearn_course import follow
 from steelyard.learners.sklearn_inputs import Features, check_inputs, check_labels, resolve, table
 from steelyard.learners.sklearn_linear import LinearGradients
 from steelyard.learners.sklearn_measures import Custom, Named
@@ -160,6 +161,33 @@ class Sklearn:
         copy = sklearn_fit.seeded(self.estimator, seed)
         estimator = sklearn_fit.fit(copy, table(examples, form), examples.labels(), weights)
         return SklearnFitted(estimator, seed, form)
+
+    def follow(
+        self,
+        examples: Examples,
+        watch: Callable[[int, SklearnFitted], None],
+        weights: Float[np.ndarray, " example"] | None = None,
+        seed: int = 0,
+    ) -> SklearnFitted:
+        """Train pass by pass or tree by tree, and show the estimator after each: see ``learners/sklearn_course.py``.
+
+        Raises:
+            CapabilityError: If the estimator cannot be trained in stages, or weights are neither 0 nor 1.
+        """
+        weights = sklearn_fit.combined_weights(examples, weights, self.estimator)
+        if weights is not None:
+            if not bool(np.isin(weights, (0.0, 1.0)).all()):
+                raise CapabilityError(
+                    "a training with weights cannot be followed.", fix="use self_confidence or knn_label."
+                )
+            examples = examples.take(np.flatnonzero(weights))
+        form = resolve(self._features, self.estimator, examples)
+        copy, inputs = sklearn_fit.seeded(self.estimator, seed), table(examples, form)
+
+        def show(number: int, estimator: Any) -> None:
+            watch(number, SklearnFitted(estimator, seed, form))
+
+        return SklearnFitted(follow(copy, inputs, examples.labels(), show), seed, form)
 
     def explained(self, examples: Examples, seed: int = 0) -> SklearnFitted:
         """The user's own estimator if it came trained, else a fit of a copy.

@@ -93,10 +93,15 @@ def fit(estimator: Any, inputs: Any, labels: np.ndarray, weights: np.ndarray | N
     try:
         return estimator.fit(inputs, labels, **extra)
     except FAILURES as error:
-        raise FitError(
-            f"{type(estimator).__name__}.fit failed on {len(labels)} examples: {error}",
-            fix="read scikit-learn's message above; a subset may lack a class or be smaller than a fold.",
-        ) from error
+        raise failed(estimator, len(labels), error) from error
+
+
+def failed(estimator: Any, count: int, error: Exception) -> FitError:
+    """The error of a fit on ``count`` examples that scikit-learn refused."""
+    return FitError(
+        f"{type(estimator).__name__}.fit failed on {count} examples: {error}",
+        fix="read scikit-learn's message above; a subset may lack a class or be smaller than a fold.",
+    )
 
 
 def repeated(weights: Float[np.ndarray, " example"]) -> np.ndarray:

@@ -28,11 +28,9 @@ from steelyard.learners.torch_embedding import embeddings
 from steelyard.learners.torch_functions import Functions
 from steelyard.learners.torch_losses import Batch, Loss, NamedLoss, resolve_loss, resolve_measure
 from steelyard.learners.torch_spans import Span, spans
-from steelyard.learners.torch_stacked import Stack, measure_stack
-from steelyard.learners.torch_start import Start, check_resettable, origin_of
+from steelyard.learners.torch_start import Start, check_resettable, origin_of, wider
 from steelyard.learners.torch_state import check_state, checksum, dump, function_name, restore
 from steelyard.learners.torch_steps import Moments
-from steelyard.learners.torch_together import Together, decide, measure_together
 from steelyard.learners.torch_training import (
     TorchFitted,
     UserFit,
@@ -122,17 +120,16 @@ class Torch:
         self._width: int | None = None
         self._modules: WeakKeyDictionary[TorchFitted, nn.Module] = WeakKeyDictionary()
         self._tables: WeakKeyDictionary[Examples, Table] = WeakKeyDictionary()
-        self._ways: WeakKeyDictionary[Examples, Together] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         return f"Torch({', '.join(f'{name}={value!r}' for name, value in self.settings().items())})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_modules": None, "_tables": None, "_ways": None}
+        return {**self.__dict__, "_modules": None, "_tables": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._modules, self._tables, self._ways = (WeakKeyDictionary() for _ in range(3))
+        self._modules, self._tables = WeakKeyDictionary(), WeakKeyDictionary()
 
     @property
     def measurement(self) -> Measurement:
@@ -227,6 +224,57 @@ class Torch:
             check_state(fitted.parameters, self._net)
         return replace(fitted, classes=layout.classes)
 
+    def follow(
+        self,
+        examples: Examples,
+        watch: Callable[[int, TorchFitted], None],
+        weights: np.ndarray | None = None,
+        seed: int = 0,
+    ) -> TorchFitted:
+        """Train as :meth:`fit` does, bit by bit, and show the model after every epoch, counted from 1.
+
+        Cost: a fit, and one copy of the parameters per epoch.
+
+        Raises:
+            CapabilityError: If there is no recipe, or it is the user's own function.
+        """
+        if not isinstance(self._recipe, Recipe):
+            raise CapabilityError(
+                "the epochs of this training cannot be seen: the model came trained, or from your own fit.",
+                fix="give recipe=SGD(lr=..., epochs=...) (or Adam, AdamW), or use self_confidence or knn_label.",
+            )
+        layout = self._remember(require_examples(examples))
+
+        def show(epoch: int, state: dict[str, Tensor]) -> None:
+            watch(epoch, TorchFitted(state, seed, classes=layout.classes))
+
+        course = replace(self._course(self._recipe, examples, weights, seed), watch=show)
+        return replace(train(self._origin.draw, self.loss_function, course), classes=layout.classes)
+
+    def with_extra_class(self, examples: Examples) -> "tuple[Torch, int | str]":
+        """A learner whose last linear layer has one output more, and the label of that output.
+
+        Raises:
+            CapabilityError: If the loss is not cross-entropy, the last layer is not linear, or its outputs are not
+                the classes.
+        """
+        classes = self._remember(require_examples(examples)).classes
+        if self._functions.kind != "class" or not isinstance(self._recipe, Recipe):
+            raise CapabilityError(
+                "a class can only be added to a network that is trained here by loss='cross_entropy'.",
+                fix="use aum with threshold='none'.",
+            )
+        outputs = self._outputs_of(examples.take(slice(0, 1)), self._layout or Layout(), self._take())
+        extra: int | str = outputs if classes is None else f"{max(classes)}+"
+        other = Torch(
+            wider(self._origin, outputs),
+            loss="cross_entropy",
+            recipe=self._recipe,
+            start="given" if self._origin.start == "given" else "fresh",
+            classes=None if classes is None else (*classes, str(extra)),
+        )
+        return other, extra
+
     def explained(self, examples: Examples, seed: int = 0) -> TorchFitted:
         """The model that is asked about: the module as given if it came trained, else ``fit(examples)``."""
         if not self._trained:
@@ -303,49 +351,6 @@ class Torch:
         self._remember(require_examples(examples))
         course = self._course(self._recipe, examples, weights, seed)
         return TorchTraining(self._origin.draw, self.loss_function, course, len(examples))
-
-    def together(self, examples: Examples) -> int:
-        """How many fits on subsets of these examples are best made at once; 1: one by one."""
-        return self._together(examples).count
-
-    def together_note(self, examples: Examples) -> str:
-        """How fits are made and why so."""
-        return self._together(examples).reason
-
-    def measure_together(
-        self,
-        examples: Examples,
-        weightings: Float[np.ndarray, "fit example"],
-        seeds: Sequence[int],
-        queries: Examples,
-    ) -> Float64[np.ndarray, "fit query"]:
-        """Train once per weighting, side by side, and measure; the numbers of :meth:`fit` up to rounding.
-
-        Args:
-            examples: Training examples.
-            weightings: As :meth:`fit` takes them, one row per fit.
-            seeds: One per fit.
-            queries: What is measured.
-
-        Returns:
-            A row of NaN for a training that diverged or had nothing to train on.
-
-        Raises:
-            CapabilityError: If the learner has no recipe.
-        """
-        if not isinstance(self._recipe, Recipe):
-            raise CapabilityError(
-                "fits are made together by a recipe, and this learner has none.",
-                fix="give recipe=SGD(lr=..., epochs=...), or fit one by one.",
-            )
-        recipe, own = self._recipe, self._functions.measure.of_model is not None
-        courses = [self._course(recipe, examples, *one) for one in zip(weightings, seeds, strict=True)]
-
-        def ask(stack: Stack) -> np.ndarray:
-            batches = self.batches(queries, _EVALUATED)
-            return measure_stack(stack, self.measurement_function, batches, one_by_one=own)
-
-        return measure_together(self._origin.draw, self.loss_function, courses, ask)
 
     def moments(self, fitted: TorchFitted) -> Moments:
         """Adam's moments at this model, by parameter and without bias correction.
@@ -454,17 +459,6 @@ class Torch:
         members = stage_members(recipe, examples, rows)
         return Course(self._table(examples), recipe, rows, factors, seed, members=members)
 
-    def _together(self, examples: Examples) -> Together:
-        found = self._ways.get(require_examples(examples))
-        if found is None:
-            if isinstance(self._recipe, Recipe):
-                course = self._course(self._recipe, examples, None, 0)
-                found = decide(self._origin.draw, self.loss_function, course, self._net)
-            else:
-                found = Together(1, "")
-            self._ways[examples] = found
-        return found
-
     def _outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         return self._functions.outputs(model, batch, self._layout or Layout())
 
@@ -500,13 +494,16 @@ class Torch:
         table = self._tables.pop(examples, None)
         if table is None:
             layout = agree(self._remember(examples), examples)
-            take = Take(self._dtype, self._device, self._functions.kind)
+            take = self._take()
             if take.kind == "class":
                 take = replace(take, outputs=self._outputs_of(examples.take(slice(0, 1)), layout, take))
             table = tabulate(examples, layout, take)
         self._tables[examples] = table
         _forget(self._tables)
         return table
+
+    def _take(self) -> Take:
+        return Take(self._dtype, self._device, self._functions.kind)
 
     def _outputs_of(self, example: Examples, layout: Layout, take: Take) -> int:
         if self._width is not None:

@@ -51,6 +51,8 @@ class Course:
         seed: Of batch order and randomness in the network.
         keep: What of a module a fitted model holds; None: all parameters and buffers.
         members: ``bool[" row"]`` for every stage, from :func:`stage_members`; empty where all take part in all.
+        watch: Called after every epoch with its number, from 1, and the state. A training that has to start again
+            calls it again from 1.
     """
 
     table: Table
@@ -60,6 +62,7 @@ class Course:
     seed: int
     keep: Callable[[nn.Module], dict[str, Tensor]] | None = None
     members: tuple[np.ndarray, ...] = ()
+    watch: Callable[[int, dict[str, Tensor]], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from steelyard.errors import ModelError, SettingError
+from steelyard.errors import CapabilityError, ModelError, SettingError
 from steelyard.learners.torch_training import seeded
 
 Start = str | Callable[[], nn.Module]
@@ -90,6 +90,45 @@ def check_resettable(net: nn.Module) -> None:
                 fix="pass a function that makes new models (start=lambda: Net()), or start='given' to start from "
                 "the parameters as they are.",
             )
+
+
+def wider(origin: Origin, outputs: int) -> nn.Module | Callable[[], nn.Module]:
+    """The model with one output more in its last linear layer; a function that makes it, where one made the model.
+
+    Parameters that were given stay; the new output starts at zero.
+
+    Args:
+        origin: The model.
+        outputs: How many it has.
+
+    Raises:
+        CapabilityError: If the last linear layer does not have so many outputs.
+    """
+    if origin.factory is None:
+        return _widened(copy.deepcopy(origin.net), outputs)
+    factory = origin.factory
+    return lambda: _widened(factory(), outputs)
+
+
+def _widened(net: nn.Module, outputs: int) -> nn.Module:
+    linear = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if not linear or linear[-1][1].out_features != outputs:
+        raise CapabilityError(
+            f"the last layer of {type(net).__name__} is no nn.Linear with {outputs} outputs, so no class can be added.",
+            fix="use aum with threshold='none'.",
+        )
+    name, last = linear[-1]
+    like = {"dtype": last.weight.dtype, "device": last.weight.device}
+    new = nn.Linear(last.in_features, outputs + 1, bias=last.bias is not None, **like)
+    with torch.no_grad():
+        for parameter, given in zip(new.parameters(), last.parameters(), strict=True):
+            parameter.zero_()
+            parameter[:outputs] = given
+    if not name:
+        return new
+    owner, _, attribute = name.rpartition(".")
+    setattr(net.get_submodule(owner), attribute, new)
+    return net
 
 
 def _reset(module: nn.Module) -> None:

@@ -211,6 +211,10 @@ def _train(start: Callable[[], nn.Module], loss: LossFunction, course: Course, *
                         checkpoints.append(Checkpoint(state, passed, where, optimiser.moments(), stage))
                         before = step
                 losses.append(total / len(leg.places))
+                if course.watch is not None:
+                    # Whoever looks may draw random numbers; those of the training go on as if nobody did.
+                    with seeded(course.seed, course.table.device):
+                        course.watch(leg.first_epoch + epoch + 1, (course.keep or snapshot)(model))
             _check_end(model, leg.recipe)
             rate, moments = rate + float(leg.rates.sum()), optimiser.moments()
     final = (course.keep or snapshot)(model)

@@ -13,6 +13,7 @@ from steelyard.errors import SettingError
 from steelyard.score.settings import did_you_mean, parse_settings
 
 if TYPE_CHECKING:
+    from steelyard.score.aum import AUM as AUM
     from steelyard.score.baselines import BM25 as BM25
     from steelyard.score.baselines import TFIDF as TFIDF
     from steelyard.score.baselines import ClassSimilarity as ClassSimilarity
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from steelyard.score.baselines import Random as Random
     from steelyard.score.datainf import DataInf as DataInf
     from steelyard.score.driver import best_of as best_of
+    from steelyard.score.dynamics import EL2N as EL2N
+    from steelyard.score.dynamics import Cartography as Cartography
+    from steelyard.score.dynamics import Forgetting as Forgetting
+    from steelyard.score.dynamics import GraNd as GraNd
     from steelyard.score.gauss_newton import GaussNewton as GaussNewton
     from steelyard.score.gradient_products import GradCos as GradCos
     from steelyard.score.gradient_products import GradDot as GradDot
@@ -31,6 +36,9 @@ if TYPE_CHECKING:
     from steelyard.score.kronecker import KFAC as KFAC
     from steelyard.score.kronecker import TKFAC as TKFAC
     from steelyard.score.kronecker import Shampoo as Shampoo
+    from steelyard.score.label_quality import KNNLabel as KNNLabel
+    from steelyard.score.label_quality import LabelConsensus as LabelConsensus
+    from steelyard.score.label_quality import SelfConfidence as SelfConfidence
     from steelyard.score.leave_one_out import LeaveOneOut as LeaveOneOut
     from steelyard.score.less import LESS as LESS
     from steelyard.score.logra import GraSS as GraSS
@@ -80,6 +88,14 @@ METHODS: Mapping[str, str] = {
     "grass": "steelyard.score.logra:GraSS",
     "self_influence": "steelyard.score.self_influence:SelfInfluence",
     "knn_shapley": "steelyard.score.knn_shapley:KNNShapley",
+    "aum": "steelyard.score.aum:AUM",
+    "el2n": "steelyard.score.dynamics:EL2N",
+    "grand": "steelyard.score.dynamics:GraNd",
+    "forgetting": "steelyard.score.dynamics:Forgetting",
+    "cartography": "steelyard.score.dynamics:Cartography",
+    "self_confidence": "steelyard.score.label_quality:SelfConfidence",
+    "knn_label": "steelyard.score.label_quality:KNNLabel",
+    "label_consensus": "steelyard.score.label_quality:LabelConsensus",
 }
 """Name on the command line to ``module:Class``."""
 
