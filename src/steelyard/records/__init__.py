@@ -16,3 +16,4 @@ from steelyard.records.scores import Measurement as Measurement
 from steelyard.records.scores import Scores as Scores
 from steelyard.records.token_scores import PartScores as PartScores
 from steelyard.records.token_scores import TokenScores as TokenScores
+from steelyard.records.uncertainty import Uncertainty as Uncertainty

@@ -12,12 +12,14 @@ import numpy as np
 from steelyard.errors import DataError, NumericsError, ShapeError
 from steelyard.records.provenance import Provenance
 from steelyard.records.top import extremes, top_frame
+from steelyard.records.uncertainty import Uncertainty
 
 if TYPE_CHECKING:
     import polars as pl
 
 _BLOCK_BYTES = 64 * 2**20
 _FORMAT = 1
+_ERRORS = "errors.npz"
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,11 @@ class Scores:
         train_checksum: Checksum of the training examples.
         query_checksum: Checksum of the queries.
         provenance: How the scores were made.
+        uncertainty: Standard errors, where the scores were estimated from random fits; None where nothing was drawn
+            or nothing is known.
 
     Raises:
-        ShapeError: If values and ids disagree.
+        ShapeError: If values and ids, or values and standard errors, disagree.
     """
 
     values: np.ndarray
@@ -73,6 +77,7 @@ class Scores:
     train_checksum: str = ""
     query_checksum: str = ""
     provenance: Provenance = field(default_factory=Provenance)
+    uncertainty: Uncertainty | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.train_ids), len(self.query_ids))
@@ -81,6 +86,11 @@ class Scores:
                 f"{self.method}: values have shape {self.values.shape}, but there are {expected[0]} training ids "
                 f"and {expected[1]} query ids.",
                 fix="values[train, query]: rows are training examples, columns are queries.",
+            )
+        if self.uncertainty is not None and self.uncertainty.pairs.shape != expected:
+            raise ShapeError(
+                f"{self.method}: values have shape {expected}, their standard errors {self.uncertainty.pairs.shape}.",
+                fix="take the same rows and columns of both, or leave the standard errors out: uncertainty=None.",
             )
 
     def __repr__(self) -> str:
@@ -156,7 +166,7 @@ class Scores:
         return self
 
     def save(self, path: str | Path) -> Path:
-        """Write the scores to a folder: ``values.npy``, ``ids.json`` and ``scores.json``.
+        """Write the scores to a folder: ``values.npy``, ``ids.json``, ``scores.json``, and ``errors.npz`` if known.
 
         Raises:
             DataError: If ``path`` exists and is not a scores folder.
@@ -168,6 +178,8 @@ class Scores:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         np.save(part / "values.npy", self.values)
+        if self.uncertainty is not None:
+            np.savez(part / _ERRORS, **vars(self.uncertainty))
         write_scores_header(self, part)
         shutil.rmtree(path, ignore_errors=True)
         part.rename(path)
@@ -204,7 +216,15 @@ class Scores:
             train_checksum=head["train_checksum"],
             query_checksum=head["query_checksum"],
             provenance=Provenance.from_json(head["provenance"]),
+            uncertainty=_uncertainty(path / _ERRORS),
         )
+
+
+def _uncertainty(path: Path) -> Uncertainty | None:
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as kept:
+        return Uncertainty(kept["pairs"], kept["examples"], float(kept["freedom"]))
 
 
 def write_scores_header(scores: Scores, folder: Path) -> None:

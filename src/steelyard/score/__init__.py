@@ -14,12 +14,15 @@ from steelyard.score.settings import did_you_mean, parse_settings
 
 if TYPE_CHECKING:
     from steelyard.score.aum import AUM as AUM
+    from steelyard.score.banzhaf import Banzhaf as Banzhaf
     from steelyard.score.baselines import BM25 as BM25
     from steelyard.score.baselines import TFIDF as TFIDF
     from steelyard.score.baselines import ClassSimilarity as ClassSimilarity
     from steelyard.score.baselines import EmbeddingCosine as EmbeddingCosine
     from steelyard.score.baselines import Loss as Loss
     from steelyard.score.baselines import Random as Random
+    from steelyard.score.data_shapley import BetaShapley as BetaShapley
+    from steelyard.score.data_shapley import DataShapley as DataShapley
     from steelyard.score.datainf import DataInf as DataInf
     from steelyard.score.driver import best_of as best_of
     from steelyard.score.dynamics import EL2N as EL2N
@@ -88,6 +91,9 @@ METHODS: Mapping[str, str] = {
     "grass": "steelyard.score.logra:GraSS",
     "self_influence": "steelyard.score.self_influence:SelfInfluence",
     "knn_shapley": "steelyard.score.knn_shapley:KNNShapley",
+    "data_shapley": "steelyard.score.data_shapley:DataShapley",
+    "beta_shapley": "steelyard.score.data_shapley:BetaShapley",
+    "banzhaf": "steelyard.score.banzhaf:Banzhaf",
     "aum": "steelyard.score.aum:AUM",
     "el2n": "steelyard.score.dynamics:EL2N",
     "grand": "steelyard.score.dynamics:GraNd",
