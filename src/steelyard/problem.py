@@ -4,7 +4,7 @@ A learner trains and answers for one kind of model. Everything beyond training a
 method asks for it by :func:`require`, and the error names what to use instead.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -193,6 +193,34 @@ class HasGradients(Protocol):
 
 
 @runtime_checkable
+class HasFitsTogether(Protocol):
+    """Can make many fits at once, faster than one by one, equal to :meth:`Learner.fit` up to rounding."""
+
+    def together(self, examples: Examples) -> int:
+        """How many fits on subsets of these examples are best made at once; 1 where there is no such way."""
+        ...
+
+    def together_note(self, examples: Examples) -> str:
+        """How fits are made and why so, for the record; empty if there is nothing to say."""
+        ...
+
+    def measure_together(
+        self, examples: Examples, weightings: np.ndarray, seeds: Sequence[int], queries: Examples
+    ) -> np.ndarray:
+        """``float64["fit query"]`` The measurement of every query after each fit; a row of NaN if a fit failed.
+
+        The numbers of a fit do not depend on which others are made with it.
+
+        Args:
+            examples: Training examples.
+            weightings: ``float64["fit example"]`` As :meth:`Learner.fit` takes them.
+            seeds: Seed of every fit.
+            queries: What is measured.
+        """
+        ...
+
+
+@runtime_checkable
 class HasCurvature(Protocol):
     """Offers the exact curvature of the training objective, for models small enough to hold it."""
 
@@ -201,6 +229,19 @@ class HasCurvature(Protocol):
 
         The Gauss-Newton matrix for networks (positive semi-definite), the exact Hessian for linear models.
         """
+        ...
+
+
+@runtime_checkable
+class HasVariants(Protocol):
+    """Can ask another question about its models, and ask about another model."""
+
+    def measuring(self, measurement: str) -> Learner:
+        """The same learner with another measurement, such as ``"lead"``; SettingError if it has no meaning here."""
+        ...
+
+    def explaining(self, fitted: Any) -> Learner:
+        """The same learner, whose explained model is this one."""
         ...
 
 
@@ -271,6 +312,8 @@ _PHRASES = {
     "HasState": "a state that can be saved",
     "HasGradients": "per-example gradients",
     "HasCurvature": "exact curvature",
+    "HasVariants": "other measurements and models to explain",
+    "HasFitsTogether": "fits made together",
 }
 
 

@@ -28,9 +28,11 @@ from steelyard.learners.torch_embedding import embeddings
 from steelyard.learners.torch_functions import Functions
 from steelyard.learners.torch_losses import Batch, Loss, NamedLoss, resolve_loss, resolve_measure
 from steelyard.learners.torch_spans import Span, spans
+from steelyard.learners.torch_stacked import Stack, measure_stack
 from steelyard.learners.torch_start import Start, check_resettable, origin_of, wider
 from steelyard.learners.torch_state import check_state, checksum, dump, function_name, restore
 from steelyard.learners.torch_steps import Moments
+from steelyard.learners.torch_together import Together, decide, measure_together
 from steelyard.learners.torch_training import (
     TorchFitted,
     UserFit,
@@ -120,16 +122,17 @@ class Torch:
         self._width: int | None = None
         self._modules: WeakKeyDictionary[TorchFitted, nn.Module] = WeakKeyDictionary()
         self._tables: WeakKeyDictionary[Examples, Table] = WeakKeyDictionary()
+        self._ways: WeakKeyDictionary[Examples, Together] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         return f"Torch({', '.join(f'{name}={value!r}' for name, value in self.settings().items())})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_modules": None, "_tables": None}
+        return {**self.__dict__, "_modules": None, "_tables": None, "_ways": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._modules, self._tables = WeakKeyDictionary(), WeakKeyDictionary()
+        self._modules, self._tables, self._ways = (WeakKeyDictionary() for _ in range(3))
 
     @property
     def measurement(self) -> Measurement:
@@ -352,6 +355,49 @@ class Torch:
         course = self._course(self._recipe, examples, weights, seed)
         return TorchTraining(self._origin.draw, self.loss_function, course, len(examples))
 
+    def together(self, examples: Examples) -> int:
+        """How many fits on subsets of these examples are best made at once; 1: one by one."""
+        return self._together(examples).count
+
+    def together_note(self, examples: Examples) -> str:
+        """How fits are made and why so."""
+        return self._together(examples).reason
+
+    def measure_together(
+        self,
+        examples: Examples,
+        weightings: Float[np.ndarray, "fit example"],
+        seeds: Sequence[int],
+        queries: Examples,
+    ) -> Float64[np.ndarray, "fit query"]:
+        """Train once per weighting, side by side, and measure; the numbers of :meth:`fit` up to rounding.
+
+        Args:
+            examples: Training examples.
+            weightings: As :meth:`fit` takes them, one row per fit.
+            seeds: One per fit.
+            queries: What is measured.
+
+        Returns:
+            A row of NaN for a training that diverged or had nothing to train on.
+
+        Raises:
+            CapabilityError: If the learner has no recipe.
+        """
+        if not isinstance(self._recipe, Recipe):
+            raise CapabilityError(
+                "fits are made together by a recipe, and this learner has none.",
+                fix="give recipe=SGD(lr=..., epochs=...), or fit one by one.",
+            )
+        recipe, own = self._recipe, self._functions.measure.of_model is not None
+        courses = [self._course(recipe, examples, *one) for one in zip(weightings, seeds, strict=True)]
+
+        def ask(stack: Stack) -> np.ndarray:
+            batches = self.batches(queries, _EVALUATED)
+            return measure_stack(stack, self.measurement_function, batches, one_by_one=own)
+
+        return measure_together(self._origin.draw, self.loss_function, courses, ask)
+
     def moments(self, fitted: TorchFitted) -> Moments:
         """Adam's moments at this model, by parameter and without bias correction.
 
@@ -359,6 +405,22 @@ class Torch:
             CapabilityError: If the training is not known, or did not end with Adam or AdamW.
         """
         return known_moments(fitted)
+
+    def measuring(self, measurement: str) -> "Torch":
+        """The same learner with another measurement: ``"lead"``, ``"margin"``, ``"log_probability"`` or ``"loss"``.
+
+        Raises:
+            SettingError: If it has no meaning for the loss.
+        """
+        twin, given = copy.copy(self), self._functions.given
+        twin._functions = Functions(given, resolve_measure(measurement, given))
+        return twin
+
+    def explaining(self, fitted: TorchFitted) -> "Torch":
+        """The same learner, whose explained model is this one."""
+        twin = copy.copy(self)
+        twin._net, twin._trained = copy.deepcopy(self.load(fitted)), True
+        return twin
 
     def dump(self, fitted: TorchFitted) -> Mapping[str, np.ndarray]:
         """The fitted model as arrays."""
@@ -458,6 +520,17 @@ class Torch:
         factors = None if kept is None else torch.tensor(kept, dtype=self._dtype, device=self._device)
         members = stage_members(recipe, examples, rows)
         return Course(self._table(examples), recipe, rows, factors, seed, members=members)
+
+    def _together(self, examples: Examples) -> Together:
+        found = self._ways.get(require_examples(examples))
+        if found is None:
+            if isinstance(self._recipe, Recipe):
+                course = self._course(self._recipe, examples, None, 0)
+                found = decide(self._origin.draw, self.loss_function, course, self._net)
+            else:
+                found = Together(1, "")
+            self._ways[examples] = found
+        return found
 
     def _outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         return self._functions.outputs(model, batch, self._layout or Layout())
