@@ -25,7 +25,7 @@ from steelyard.gradients.kronecker import (
     fit_eigenvalues,
     mean_squares,
 )
-from steelyard.problem import Problem
+from steelyard.problem import HasLengths, Problem
 from steelyard.records import Examples
 from steelyard.run import Run
 from steelyard.run.seeds import stream
@@ -154,6 +154,9 @@ def _rooted(block: EigenBlock) -> EigenBlock:
 def _fisher_batches(
     problem: Problem, fitted: Fitted, examples: Examples, fisher: Fisher, what: str
 ) -> Iterator[Weighted]:
+    # Sums do not care for the order, and examples of one length need no padding.
+    if isinstance(problem.learner, HasLengths):
+        examples = examples.take(np.argsort(problem.learner.lengths(examples), kind="stable"))
     run, weights = fitted.run, examples.weights()
     with run.progress(what, len(examples)) as progress:
         for batch in fisher_gradients(
