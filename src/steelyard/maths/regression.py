@@ -8,7 +8,7 @@ the one that was best in the other folds.
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy.linalg
@@ -167,6 +167,7 @@ def _lasso_path(features: np.ndarray, outcomes: np.ndarray, *, with_zero: bool) 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import lasso_path
 
+    fit: Any = lasso_path  # its annotations do not know that a Gram matrix can be given
     features = np.asfortranarray(features)
     gram, products = features.T @ features, features.T @ outcomes
     largest = np.abs(products).max(axis=0) / len(features)
@@ -176,7 +177,7 @@ def _lasso_path(features: np.ndarray, outcomes: np.ndarray, *, with_zero: bool) 
         with warnings.catch_warnings(record=True) as caught:
             # Counted and told, once for all columns, instead of one line for each.
             warnings.simplefilter("always", ConvergenceWarning)
-            _, found, _ = lasso_path(
+            _, found, _ = fit(
                 features,
                 outcomes[:, column],
                 alphas=largest[column] * _LASSO_GRID,

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from steelyard.score.baselines import EmbeddingCosine as EmbeddingCosine
     from steelyard.score.baselines import Loss as Loss
     from steelyard.score.baselines import Random as Random
+    from steelyard.score.class_wise import ClassWiseShapley as ClassWiseShapley
+    from steelyard.score.data_oob import DataOOB as DataOOB
     from steelyard.score.data_shapley import BetaShapley as BetaShapley
     from steelyard.score.data_shapley import DataShapley as DataShapley
     from steelyard.score.datainf import DataInf as DataInf
+    from steelyard.score.datamodels import AME as AME
+    from steelyard.score.datamodels import Datamodels as Datamodels
     from steelyard.score.driver import best_of as best_of
     from steelyard.score.dynamics import EL2N as EL2N
     from steelyard.score.dynamics import Cartography as Cartography
@@ -42,10 +46,13 @@ if TYPE_CHECKING:
     from steelyard.score.label_quality import KNNLabel as KNNLabel
     from steelyard.score.label_quality import LabelConsensus as LabelConsensus
     from steelyard.score.label_quality import SelfConfidence as SelfConfidence
+    from steelyard.score.lava import LAVA as LAVA
+    from steelyard.score.least_core import LeastCore as LeastCore
     from steelyard.score.leave_one_out import LeaveOneOut as LeaveOneOut
     from steelyard.score.less import LESS as LESS
     from steelyard.score.logra import GraSS as GraSS
     from steelyard.score.logra import LoGra as LoGra
+    from steelyard.score.memorization import Memorization as Memorization
     from steelyard.score.method import Method as Method
     from steelyard.score.method import MethodCard as MethodCard
     from steelyard.score.refined import EKFACCG as EKFACCG
@@ -94,6 +101,12 @@ METHODS: Mapping[str, str] = {
     "data_shapley": "steelyard.score.data_shapley:DataShapley",
     "beta_shapley": "steelyard.score.data_shapley:BetaShapley",
     "banzhaf": "steelyard.score.banzhaf:Banzhaf",
+    "class_wise_shapley": "steelyard.score.class_wise:ClassWiseShapley",
+    "least_core": "steelyard.score.least_core:LeastCore",
+    "ame": "steelyard.score.datamodels:AME",
+    "datamodels": "steelyard.score.datamodels:Datamodels",
+    "data_oob": "steelyard.score.data_oob:DataOOB",
+    "lava": "steelyard.score.lava:LAVA",
     "aum": "steelyard.score.aum:AUM",
     "el2n": "steelyard.score.dynamics:EL2N",
     "grand": "steelyard.score.dynamics:GraNd",
@@ -102,6 +115,7 @@ METHODS: Mapping[str, str] = {
     "self_confidence": "steelyard.score.label_quality:SelfConfidence",
     "knn_label": "steelyard.score.label_quality:KNNLabel",
     "label_consensus": "steelyard.score.label_quality:LabelConsensus",
+    "memorization": "steelyard.score.memorization:Memorization",
 }
 """Name on the command line to ``module:Class``."""
 

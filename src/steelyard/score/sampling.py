@@ -240,11 +240,11 @@ def value_scores(  # noqa: PLR0913 - one argument per thing that the record is m
     game.check_varied()
     if note := game.note():
         run.note(note)
-    missing = np.logical_not(np.isfinite(found.values)).any(axis=1)
-    if missing.any():
+    missing = np.flatnonzero(~np.isfinite(found.values).all(axis=1))
+    if len(missing):
         raise NumericsError(
-            f"{name}: {int(missing.sum())} of {len(missing)} values have no valid sample, the first is that of "
-            f"{str(game.players.names[int(np.argmax(missing))])!r}. {game.note()}",
+            f"{name}: {len(missing)} of {len(found.values)} values have no valid sample, the first is that of "
+            f"{str(game.players.names[missing[0]])!r}. {game.note()}",
             fix="raise fits=, or make the fits succeed on small subsets (smallest=).",
         )
     values, errors = game.players.rows(found.values), game.players.rows(found.errors)
@@ -292,13 +292,13 @@ def _tell(stopped: Reason, spent: int, effort: Effort, run: Run, *, method: str,
     if stopped == "seconds":
         whole = seconds * effort.fits / max(1, spent)
         run.note(
-            f"{method} stopped after {seconds:.0f} s with {made}; all of them would take about {whole:.0f} s. Values are "
-            "as valid, intervals wider"
+            f"{method} stopped after {seconds:.0f} s with {made}; all of them would take about {whole:.0f} s. Values "
+            "are as valid, intervals wider"
         )
     if stopped == "interrupted":
         run.note(
-            f"{method} was interrupted after {made}. Values are as valid, intervals wider; the same call goes on from the "
-            "fits that are kept"
+            f"{method} was interrupted after {made}. Values are as valid, intervals wider; the same call goes on from "
+            "the fits that are kept"
         )
     if stopped == "precision":
         run.note(f"{method} reached its precision after {made}")
