@@ -254,9 +254,11 @@ class Problem:
         train: Training examples: ``Examples``, or anything that ``sy.data.read`` takes.
         query: Queries, likewise.
         seed: Seed of the model that is explained, where it is trained here.
+        utility: Measure the queries by this instead of the learner's own measurement, such as ``"accuracy"``.
 
     Raises:
         DataError: If there are no training examples or no queries, or they have different columns.
+        CapabilityError: If ``utility`` is given and the learner has one measurement only.
 
     Example:
         >>> import numpy as np, steelyard as sy
@@ -271,8 +273,15 @@ class Problem:
     query: Examples
     seed: int = 0
 
-    def __init__(self, learner: Learner, train: Any, query: Any, *, seed: int = 0) -> None:
+    def __init__(
+        self, learner: Learner, train: Any, query: Any, *, seed: int = 0, utility: str | None = None
+    ) -> None:
         """Read the data if it is not ``Examples`` yet, and check that both sides fit together."""
+        if utility is not None:
+            other = "the learner's own measurement"
+            learner = require(learner, HasVariants, method=f"utility={utility!r}", instead=other).measuring(
+                utility
+            )
         object.__setattr__(self, "learner", learner)
         object.__setattr__(self, "train", read(train))
         object.__setattr__(self, "query", read(query))
