@@ -29,9 +29,14 @@ METHODS = sorted(score.METHODS)
 CLOSE = {"rtol": 1e-5, "atol": 1e-7}
 
 # Laws hold after few terms as after many, and annotations are checked at every one.
-BRIEF = {"lissa": {"iterations": "25"}, "label_consensus": {"repeats": "1", "seeds": "1"}}
+BRIEF = {
+    "lissa": {"iterations": "25"},
+    "label_consensus": {"repeats": "1", "seeds": "1"},
+    "memorization": {"fits": "20", "fraction": "0.5"},
+}
 
 EXCEPTIONS = {
+    ("memorization", "copies"): "two copies are in different subsets",
     ("random", "copies"): "every id draws its own number",
     ("leave_one_out", "copies"): "minibatch training treats two copies at different steps of an epoch",
     ("self_confidence", "copies"): "two copies may be in different folds",

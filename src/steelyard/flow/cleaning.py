@@ -16,20 +16,24 @@ from steelyard.run import Run, in_memory
 if TYPE_CHECKING:
     import polars as pl
 
+    from steelyard.score.driver import Method
 
-def clean(
+
+def clean(  # noqa: PLR0913 - data, method and share, all named
     model: Any,
     train: Any = None,
     query: Any = None,
     *,
+    method: "str | Method" = AUTO,
     fraction: float = 0.05,
     seed: int = 0,
     run: Run | None = None,
 ) -> Report:
     """Which training examples are mislabelled or harmful: a drop list, and proposed labels.
 
-    Scores by self-influence where the model has gradients, else by loss; beside them by loss, and against the
-    queries by the method that suits the model. Proposed labels are those of models that did not see the example.
+    Scores by the method asked for; by default by self-influence where the model has gradients, else by loss; beside
+    them by loss, and against the queries by the method that suits the model. For wrong labels ask for
+    ``"label_consensus"``. Proposed labels are those of models that did not see the example.
 
     Cost: one pass over the training examples per score, and five fits for proposed labels.
 
@@ -37,6 +41,7 @@ def clean(
         model: A trained model of any kind, a learner or a ``Problem``.
         train: Training examples with labels.
         query: Trusted examples; the training examples themselves if None.
+        method: A name from ``score.METHODS``, or a method with its settings.
         fraction: Share of the training examples to name, above 0 and below 1.
         seed: Seed of the model and of the folds.
         run: Run folder to keep finished work in; nowhere if None.
@@ -51,7 +56,10 @@ def clean(
     else:
         trusted = query is not None
         problem = problem_of(model, train, query if trusted else train, seed=seed)
-    scores = [first_possible(("self_influence", "loss"), problem, run)]
+    usual = method == AUTO
+    scores = [
+        first_possible(("self_influence", "loss"), problem, run) if usual else scores_by(method, problem, run)
+    ]
     if scores[0].name != "Loss":
         scores.append(scores_by("loss", problem, run))
     if trusted:
@@ -64,7 +72,7 @@ def clean(
         *plans,
         train=problem.train,
         query=with_predictions(problem, run),
-        title=f"{len(plans[0])} of {len(problem.train):,} training examples are suspect",
+        title=f"{len(plans[0])} of {len(problem.train):,} training examples are suspect by {scores[0].name}",
     )
 
 
