@@ -56,7 +56,7 @@ def test_adapters_are_solved_and_refined_to_the_exact_influence() -> None:
     scale = np.abs(exact).max()
     for method in (
         CG(damping=1.0, tolerance=1e-6, iterations=120),
-        EKFACCG(damping=1.0, tolerance=1e-6, iterations=60, precision="float64"),
+        EKFACCG(damping=1.0, tolerance=1e-6, iterations=200, precision="float64"),
     ):
         np.testing.assert_allclose(method(p).values, exact, rtol=1e-3, atol=1e-4 * scale)
     closer = []
