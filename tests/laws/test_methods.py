@@ -23,7 +23,7 @@ from steelyard.score.driver import score_pairs
 
 pytestmark = pytest.mark.laws
 LEXICAL = {"bm25", "tfidf"}
-THROUGH_TRAINING = {"tracin", "source", "replay"}
+THROUGH_TRAINING = {"tracin", "source", "replay", "bayesian"}
 METHODS = sorted(score.METHODS)
 # Every shard is scored on its own, so floats may be summed in another order, never more than that.
 CLOSE = {"rtol": 1e-5, "atol": 1e-7}
@@ -32,6 +32,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-7}
 BRIEF = {
     "lissa": {"iterations": "25"},
     "label_consensus": {"repeats": "1", "seeds": "1"},
+    "bayesian": {"base": "grad_dot", "draws": "3"},
     "memorization": {"fits": "20", "fraction": "0.5"},
 }
 

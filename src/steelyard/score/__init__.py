@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from steelyard.score.baselines import EmbeddingCosine as EmbeddingCosine
     from steelyard.score.baselines import Loss as Loss
     from steelyard.score.baselines import Random as Random
+    from steelyard.score.bayesian import Bayesian as Bayesian
     from steelyard.score.class_wise import ClassWiseShapley as ClassWiseShapley
     from steelyard.score.data_oob import DataOOB as DataOOB
     from steelyard.score.data_shapley import BetaShapley as BetaShapley
@@ -116,6 +117,7 @@ METHODS: Mapping[str, str] = {
     "knn_label": "steelyard.score.label_quality:KNNLabel",
     "label_consensus": "steelyard.score.label_quality:LabelConsensus",
     "memorization": "steelyard.score.memorization:Memorization",
+    "bayesian": "steelyard.score.bayesian:Bayesian",
 }
 """Name on the command line to ``module:Class``."""
 
