@@ -66,8 +66,8 @@ def test_the_loop_attributes_verifies_and_marks_tokens(tmp_path):
     assert {
         ("agreement", "EKFAC"),
         ("tail_patch", "BM25"),
-        ("top_removal", "EKFAC"),
-        ("top_removal", "BM25"),
+        ("qld", "EKFAC"),
+        ("qld", "BM25"),
     } <= found
     assert {s.name for s in report.scores} >= {
         "EKFAC",

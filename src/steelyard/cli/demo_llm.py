@@ -130,7 +130,7 @@ def _evidence(run: Run, problem: Problem, scores: list[Scores], size: Size) -> l
         *(verify.agreement(problem, found, column="topic", top=3) for found in scores),
         *(verify.tail_patch(problem, found, top=3, run=run) for found in scores),
         *(
-            verify.top_removal(problem, found, share=0.2, controls=size.random, run=run)
+            verify.qld(problem, found, share=0.2, controls=size.random, run=run)
             for found in (scores[0], lexical)
         ),
     ]

@@ -42,13 +42,13 @@ def step_gains(
         CapabilityError: If the learner is no network's.
         NumericsError: If a gradient is zero or not finite.
     """
-    require(problem.learner, HasGradients, method="a step on training examples", instead="verify.top_removal")
+    require(problem.learner, HasGradients, method="a step on training examples", instead="verify.qld")
     engine = gradients_at(problem, model, run).gradients
     learner = problem.learner
     if not (isinstance(engine, TorchGradients) and isinstance(learner, Differentiable)):
         raise CapabilityError(
             f"a step needs the gradients of a network, which {type(learner).__name__} does not have.",
-            fix="use verify.by_retraining or verify.top_removal.",
+            fix="use verify.by_retraining or verify.qld.",
         )
     sign = -1.0 if problem.learner.measurement.lower_is_better else 1.0
     net, found = engine.model, np.empty((len(groups), len(problem.query)))

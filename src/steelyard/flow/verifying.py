@@ -27,7 +27,7 @@ def verify_report(
 
     Cost: ``subsets`` fits for ``"lds"``, shared with the baselines; seeds times ten per plan for
     ``"retraining"``; about as many for ``"removal_curve"`` and ``"calibration"``; six and one more per further
-    method for ``"top_removal"``; no fit but some gradients for ``"tail_patch"``.
+    method for ``"qld"``; no fit but some gradients for ``"tail_patch"``.
 
     Without a plan in the report, ``"retraining"`` verifies that of dropping the 5 % that the scores call most
     harmful.
@@ -89,9 +89,9 @@ def _tail_patch(problem: Problem, report: Report, effort: _Effort, run: Run) -> 
     return [verify.tail_patch(problem, scores, run=run) for scores in found]
 
 
-def _top_removal(problem: Problem, report: Report, effort: _Effort, run: Run) -> list[Evidence]:
+def _qld(problem: Problem, report: Report, effort: _Effort, run: Run) -> list[Evidence]:
     found = [scores for scores in report.scores if scores.axis == "pair"]
-    return [verify.top_removal(problem, s, seeds=effort.seeds_or(1), run=run) for s in found]
+    return [verify.qld(problem, s, seeds=effort.seeds_or(1), run=run) for s in found]
 
 
 METRICS: Mapping[str, Callable[[Problem, Report, _Effort, Run], list[Evidence]]] = {
@@ -100,6 +100,6 @@ METRICS: Mapping[str, Callable[[Problem, Report, _Effort, Run], list[Evidence]]]
     "removal_curve": _removal_curve,
     "calibration": _calibration,
     "tail_patch": _tail_patch,
-    "top_removal": _top_removal,
+    "qld": _qld,
 }
 """What ``steelyard verify --metric`` knows."""

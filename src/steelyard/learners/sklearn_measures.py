@@ -23,7 +23,7 @@ from steelyard.errors import CapabilityError, DataError, SettingError
 from steelyard.learners.sklearn_inputs import steps
 from steelyard.records import Measurement
 
-Named = Literal["loss", "margin", "log_probability", "accuracy"]
+Named = Literal["loss", "margin", "lead", "log_probability", "accuracy"]
 Custom = tuple[Callable[[Any, Any, np.ndarray], np.ndarray], Measurement]
 
 _CLIP = float(np.finfo(np.float64).eps)
@@ -46,10 +46,10 @@ def resolve_measurement(estimator: Any, asked: Named | Custom) -> Measurement:
         )
     if asked == "loss":
         return Measurement("loss", loss_unit(estimator), lower_is_better=True)
-    if asked not in ("margin", "log_probability", "accuracy"):
+    if asked not in ("margin", "lead", "log_probability", "accuracy"):
         raise SettingError(
             f"measurement={asked!r} is not known.",
-            fix="use 'loss', 'margin', 'log_probability', 'accuracy', or a pair (function, Measurement).",
+            fix="use 'loss', 'margin', 'lead', 'log_probability', 'accuracy', or a pair (function, Measurement).",
         )
     if not is_classifier(estimator):
         raise SettingError(
@@ -61,6 +61,9 @@ def resolve_measurement(estimator: Any, asked: Named | Custom) -> Measurement:
     if asked == "margin":
         unit = "logits" if has_probabilities(estimator) else "decision value"
         return Measurement("margin", unit, lower_is_better=False)
+    if asked == "lead":
+        unit = "nats" if has_probabilities(estimator) else "decision value"
+        return Measurement("lead", unit, lower_is_better=False)
     if not has_probabilities(estimator):
         raise SettingError(
             f"measurement='log_probability' needs predict_proba, which {type(estimator).__name__} does not "
@@ -113,6 +116,8 @@ def measures(
 
     ``"margin"``: log-odds of the correct class, log p - log(1 - p); for classifiers without probabilities the
     decision value of the correct class minus the highest other (two classes: the signed decision value).
+    ``"lead"``: that difference for all classifiers, of log-probabilities where there are any: above 0 exactly where
+    the prediction is correct.
 
     Raises:
         DataError: If the user's own function returns another number of values.
@@ -134,6 +139,8 @@ def measures(
     if not has_probabilities(estimator):
         return _decision_margin(_decisions(estimator, inputs), labels, estimator.classes_)
     logs = log_probabilities(estimator, inputs)
+    if asked == "lead":
+        return _decision_margin(logs, labels, estimator.classes_)
     own, known = _of_label(logs, labels, estimator.classes_)
     chosen = np.arange(logs.shape[1]) == np.searchsorted(estimator.classes_, labels)[:, None]
     others = np.asarray(logsumexp(np.where(chosen & known[:, None], -np.inf, logs), axis=1))

@@ -171,6 +171,18 @@ def binary_margin(outputs: Tensor, label: Tensor) -> Tensor:
     return (logits * (2 * wanted - 1)).mean(dim=1)
 
 
+def lead(outputs: Tensor, label: Tensor) -> Tensor:
+    """Correct logit minus the highest other: above 0 exactly where the prediction is correct."""
+    others = outputs.scatter(1, label.unsqueeze(1), -torch.inf).amax(dim=1)
+    return outputs.gather(1, label.unsqueeze(1)).squeeze(1) - others
+
+
+def binary_lead(outputs: Tensor, label: Tensor) -> Tensor:
+    """Log-odds of the correct answer; the lowest over the outputs where there are several."""
+    logits, wanted = _aligned("lead", outputs, label)
+    return (logits * (2 * wanted - 1)).amin(dim=1)
+
+
 def log_probability(outputs: Tensor, label: Tensor) -> Tensor:
     """Log-probability of the correct class, in nats."""
     return -cross_entropy(outputs, label)
@@ -233,14 +245,14 @@ def resolve_measure(measurement: Any, loss: NamedLoss | Loss) -> Measure:
     """
     if measurement == "loss":
         return Measure(Measurement("loss", loss.unit, lower_is_better=True))
-    if measurement in ("margin", "log_probability"):
+    if measurement in ("margin", "lead", "log_probability"):
         return _named_measure(measurement, loss)
     if isinstance(measurement, tuple) and len(measurement) == 2:
         function: Any = measurement[0]
         if callable(measurement[0]) and isinstance(measurement[1], Measurement):
             return Measure(measurement[1], of_model=function)
     raise SettingError(
-        f"measurement={measurement!r} is neither 'loss', 'margin', 'log_probability' nor a pair "
+        f"measurement={measurement!r} is neither 'loss', 'margin', 'lead', 'log_probability' nor a pair "
         "(function, Measurement).",
         fix="a function (model, batch) -> [batch] needs its name, unit and direction: measurement=(function, "
         'Measurement("accuracy", "accuracy", lower_is_better=False)).',
@@ -257,6 +269,9 @@ def _named_measure(name: str, loss: NamedLoss | Loss) -> Measure:
     if name == "margin":
         meaning = Measurement("margin", "logits", lower_is_better=False)
         return Measure(meaning, of_outputs=binary_margin if binary else margin)
+    if name == "lead":
+        meaning = Measurement("lead", "logits", lower_is_better=False)
+        return Measure(meaning, of_outputs=binary_lead if binary else lead)
     meaning = Measurement("log_probability", "nats", lower_is_better=False)
     return Measure(meaning, of_outputs=binary_log_probability if binary else log_probability)
 

@@ -122,19 +122,23 @@ def fisher_interval(
 
     Percentiles of the draws would not do: resampling repeats items, repeated items tie, and ties pull rank
     correlations towards 0, so that the percentile interval of a high correlation can lie wholly below it.
-    Only the spread of the draws is used, on the scale where it hardly depends on the correlation.
+    Only the spread of the draws is used, on the scale where it hardly depends on the correlation. That scale has
+    no end: draws of few items that happen to be 1 count as .9999, or they alone would set the spread.
 
     Source: Fisher (1921); normal bootstrap interval: Davison & Hinkley (1997), section 5.2.
     """
     from scipy.special import ndtri
 
-    edge = 1 - 1e-12
+    edge = 1 - 1e-4
+    if abs(estimate) > edge:
+        worst = float(np.quantile(np.abs(draws), 0.5 - level / 2)) * float(np.sign(estimate))
+        return (min(worst, estimate), 1.0) if estimate > 0 else (-1.0, max(worst, estimate))
     spread = float(np.arctanh(np.clip(draws, -edge, edge)).std(ddof=1))
     centre = float(np.arctanh(np.clip(estimate, -edge, edge)))
     half = float(ndtri(0.5 + level / 2)) * spread
     if half == 0:
         return estimate, estimate
-    return float(np.tanh(centre - half)), float(np.tanh(centre + half))
+    return min(estimate, float(np.tanh(centre - half))), max(estimate, float(np.tanh(centre + half)))
 
 
 def _correlation(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:

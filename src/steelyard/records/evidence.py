@@ -18,7 +18,7 @@ class Evidence:
 
     Attributes:
         metric: ``"retraining"``, ``"lds"``, ``"removal_curve"``, ``"calibration"``, ``"mislabel_auc"``,
-            ``"agreement"``, ``"tail_patch"``, ``"top_removal"``.
+            ``"agreement"``, ``"tail_patch"``, ``"qld"``.
         subject: What was verified, for people: the method or the plan.
         estimate: The effect or the correlation.
         interval: Confidence interval of the estimate at ``level``.

@@ -9,7 +9,7 @@ from steelyard.maths.ranks import midranks, sort_columns
 from steelyard.records import Evidence, Plan, Report, Scores
 from steelyard.report.wording import clean_line
 
-COMPARABLE = ("lds", "mislabel_auc", "removal_curve", "top_removal", "tail_patch")
+COMPARABLE = ("lds", "mislabel_auc", "removal_curve", "qld", "tail_patch")
 """Metrics that a method and a baseline share, so that their estimates can be set side by side."""
 
 

@@ -16,7 +16,7 @@ _TITLES = {
     "removal_curve": "Removing more and more examples",
     "calibration": "Predicted against measured change",
     "mislabel_auc": "Telling wrong labels from right ones",
-    "top_removal": "Training without the strongest proponents",
+    "qld": "Training without the strongest proponents",
     "tail_patch": "One step on the strongest proponents",
 }
 

@@ -109,7 +109,7 @@ _METRICS = {
     "calibration": "Calibration",
     "mislabel_auc": "Mislabel AUC",
     "tail_patch": "Tail patch",
-    "top_removal": "Removal of proponents",
+    "qld": "QLD",
 }
 
 

@@ -1,17 +1,11 @@
-"""Do the strongest proponents share what is known about the query: its topic, its class, its source?"""
+"""Do the strongest proponents share what is known about the query: its topic, its class, its subclass?"""
 
 import numpy as np
 
-from steelyard.errors import SettingError
-from steelyard.maths.power import minimum_detectable, paired
 from steelyard.problem import Problem
-from steelyard.records import Evidence, Provenance, Scores
-from steelyard.records.evidence import Verdict
-from steelyard.records.provenance import versions
-from steelyard.records.top import extremes
-from steelyard.verify.design import aligned, listed
-
-LEVEL = 0.95
+from steelyard.records import Evidence, Scores
+from steelyard.verify.design import aligned
+from steelyard.verify.retrieval import known, retrieval, same_value
 
 
 def agreement(problem: Problem, scores: Scores, *, column: str, top: int = 5) -> Evidence:
@@ -24,7 +18,7 @@ def agreement(problem: Problem, scores: Scores, *, column: str, top: int = 5) ->
     This tells whether scores point at related examples, not whether removing these would matter: that is what
     refits are for. A method that only looks for similar words can score high here.
 
-    Cost: no fit; one pass over the scores.
+    Cost: no fit; one sort per query.
 
     Args:
         problem: Training examples and queries with the column.
@@ -33,50 +27,76 @@ def agreement(problem: Problem, scores: Scores, *, column: str, top: int = 5) ->
         top: Proponents per query.
 
     Returns:
-        Evidence in precision, at 95 %: Student's interval over the queries, shifted by chance. Confirmed if
-        it lies above chance, refuted if it ends at or below chance, else inconclusive.
+        Evidence in precision: see :func:`steelyard.verify.retrieval.retrieval` for interval, p-value and verdict.
 
     Raises:
         SettingError: If ``top`` is out of range, there are fewer than two queries, or scores are per example.
         DataError: If a side lacks the column, or the scores are about other examples.
     """
-    if not 1 <= top < len(problem.train) or len(problem.query) < 2:
-        raise SettingError(
-            f"agreement: top={top} of {len(problem.train)} training examples, {len(problem.query)} queries.",
-            fix="give at least one proponent, fewer than there are examples, and at least two queries.",
-        )
     scores = aligned(problem, scores, asked="agreement")
-    theirs = np.asarray(problem.train.column(column)[:]).astype(str)
-    wanted = np.asarray(problem.query.column(column)[:]).astype(str)
-    found = extremes(scores.blocks(), top, highest=True)
-    shares = (theirs[found.rows] == wanted).mean(axis=0)
-    chance = np.array([(theirs == value).mean() for value in wanted])
-    gap = paired(shares - chance, level=LEVEL)
-    base = float(chance.mean())
-    seen = minimum_detectable(gap.standard_error, gap.freedom, level=LEVEL)
-    return Evidence(
-        metric="agreement",
-        subject=scores.method,
-        estimate=base + gap.estimate,
-        interval=(base + gap.low, min(1.0, base + gap.high)),
-        level=LEVEL,
-        unit=f"precision at {top} in {column}",
-        better="higher",
-        control={"estimate": base},
-        p_value=gap.p_value,
-        verdict=_verdict(gap.low, gap.high),
-        power=f"With {len(wanted)} queries this sees {seen:.2g} above chance at 80 % power.",
-        table={"query_id": listed(problem.query.ids), "precision": listed(shares), "chance": listed(chance)},
-        provenance=Provenance(
-            given={"by": "agreement", "column": column, "top": top},
-            versions=versions(),
-            checksums={"train": scores.train_checksum, "query": scores.query_checksum},
-            seeds=dict(scores.provenance.seeds),
-        ),
+    behind = known(problem, same_value(problem, column), what=column)
+    given = {"column": column}
+    return retrieval(problem, scores, behind, metric="agreement", measure="precision", top=top, given=given)
+
+
+def class_detection(problem: Problem, scores: Scores, *, top: int = 1) -> Evidence:
+    """How often the strongest proponents have the query's class (the identical class test).
+
+    Cost: no fit; one sort per query.
+
+    Args:
+        problem: Training examples and queries with class labels.
+        scores: One column per query.
+        top: Proponents per query; the source looks at one.
+
+    Returns:
+        Evidence in precision: see :func:`steelyard.verify.retrieval.retrieval`.
+
+    Raises:
+        DataError: If a side has no labels, or the scores are about other examples.
+        SettingError: If ``top`` is out of range or labels name no classes.
+
+    Source: Bareeva et al. (2024), "Quanda", class detection, after Hanawa et al. (2021). Deviations: the query's own
+    class instead of the predicted one; interval and exact random control are ours.
+    """
+    scores = aligned(problem, scores, asked="class_detection")
+    theirs, wanted = problem.train.labels(), problem.query.labels()
+    relevant = [np.flatnonzero(theirs == label) for label in wanted]
+    behind = known(problem, relevant, what="class")
+    return retrieval(problem, scores, behind, metric="class_detection", measure="precision", top=top)
+
+
+def subclass_detection(problem: Problem, scores: Scores, *, column: str, top: int = 1) -> Evidence:
+    """How often the strongest proponents within a query's class have its subclass, which the model never saw.
+
+    For a model that was trained on coarse labels. Only training examples of the query's own label are ranked: scores
+    that know the class and nothing finer are at chance here, as they should be.
+
+    Cost: no fit; one sort per query.
+
+    Args:
+        problem: Training examples and queries with coarse labels and a column of fine ones.
+        scores: One column per query.
+        column: The fine labels.
+        top: Proponents per query; the source looks at one.
+
+    Returns:
+        Evidence in precision: see :func:`steelyard.verify.retrieval.retrieval`.
+
+    Raises:
+        DataError: If a side lacks the column or the labels, or the scores are about other examples.
+        SettingError: If ``top`` is out of range, or no class has several subclasses.
+
+    Source: Bareeva et al. (2024), "Quanda", subclass detection, after Hanawa et al. (2021). Deviation: the source
+    ranks all training examples, so that knowing the class alone already helps; here it does not.
+    """
+    scores = aligned(problem, scores, asked="subclass_detection")
+    theirs, wanted = problem.train.labels(), problem.query.labels()
+    pool = [np.flatnonzero(theirs == label) for label in wanted]
+    fine = same_value(problem, column)
+    relevant = [np.intersect1d(rows, among) for rows, among in zip(fine, pool, strict=True)]
+    behind = known(problem, relevant, what=f"{column} within the class", pool=pool)
+    given = {"column": column}
+    return retrieval(
+        problem, scores, behind, metric="subclass_detection", measure="precision", top=top, given=given
     )
-
-
-def _verdict(low: float, high: float) -> Verdict:
-    if low > 0:
-        return "confirmed"
-    return "refuted" if high <= 0 else "inconclusive"

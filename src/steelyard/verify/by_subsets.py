@@ -1,6 +1,6 @@
 """Linear datamodeling score: do the scores predict how queries come out after training on random subsets?"""
 
-from dataclasses import dataclass
+import functools
 
 import numpy as np
 from jaxtyping import Float
@@ -9,20 +9,14 @@ from steelyard.collect import pace
 from steelyard.collect.designs import random_subsets
 from steelyard.collect.fits import outcomes
 from steelyard.errors import FitError, SettingError
-from steelyard.maths.power import components
-from steelyard.maths.ranks import fisher_interval, spearman, spearman_bootstrap
 from steelyard.problem import Problem
 from steelyard.records import Cost, Evidence, Scores
-from steelyard.records.evidence import Verdict
 from steelyard.run import Run, generator, in_memory
-from steelyard.verify.design import LEVEL, Bench, aligned, finish, listed
+from steelyard.verify.correlation import RANDOM, correlate
+from steelyard.verify.design import LEVEL, Bench, aligned, finish
 
-_DRAWS = 1000
-_RANDOM = 199
 _FEWEST = 8
-_NEGLIGIBLE = 0.1
 _FLOPS = 4e11
-_COLUMNS = 20_000
 _BLOCK_BYTES = 64 * 2**20
 
 
@@ -64,7 +58,8 @@ def lds(
     Returns:
         Evidence in correlation, at 95 %. ``control`` holds mean and central 95 % of random scores, and with
         two or more seeds the ceiling. Confirmed if the interval lies above 0 and p is at most .05; refuted if
-        the interval ends below 0 or lies within ±.1 without being confirmed; else inconclusive.
+        the interval ends below 0 or lies within ±.1 without being confirmed, unless the outcomes are mostly
+        training noise; else inconclusive.
 
     Raises:
         SettingError: If there are fewer than 8 subsets, or the scores are per example.
@@ -92,17 +87,16 @@ def lds(
             fix="give a larger fraction, or repair the recipe.",
         )
     masks, measured = masks[fitted], measured[fitted]
-    found = _correlate(problem, scores, masks, measured)
+    flops = 2.0 * masks.size * scores.values.shape[1]
+    found = correlate(
+        problem,
+        measured,
+        functools.partial(_predicted, problem, scores, masks),
+        metric="lds",
+        count=int(np.clip(_FLOPS / flops, 19, RANDOM)),
+    )
     left_out = [one for one in (note, *found.notes(len(problem.query))) if one]
     bench = Bench(problem, run, tuple(range(seeds)), np.zeros((0, 0)), False, notes, before)
-    verdict = _verdict(found)
-    control = {
-        "estimate": float(found.random.mean()),
-        "low": float(np.quantile(found.random, 0.5 - LEVEL / 2)),
-        "high": float(np.quantile(found.random, 0.5 + LEVEL / 2)),
-    }
-    if found.ceiling is not None:
-        control["ceiling"] = found.ceiling
     return Evidence(
         metric="lds",
         subject=scores.method,
@@ -111,15 +105,11 @@ def lds(
         level=LEVEL,
         unit="correlation",
         better="higher",
-        control=control,
+        control=found.control(),
         p_value=found.p_value,
-        verdict=verdict,
-        power=_power(found, len(fitted), seeds),
-        table={
-            "query_id": [str(name) for name in problem.query.ids],
-            "correlation": listed(found.per_query),
-            "outcome_deviation": listed(measured.mean(axis=1).std(axis=0, ddof=1)),
-        },
+        verdict=found.verdict,
+        power=found.power(len(fitted), "subsets", seeds),
+        table=found.table(problem, measured.mean(axis=1)),
         provenance=finish(
             bench,
             given={"by": "lds", "subsets": subsets, "fraction": fraction, "seeds": seeds},
@@ -127,43 +117,12 @@ def lds(
                 "subsets_used": len(fitted),
                 "subset_size": int(masks[0].sum()),
                 "queries_used": int(np.isfinite(found.per_query).sum()),
-                "random_scores": len(found.random),
+                "random_scores": len(found.random.draws),
             },
             notes=left_out,
             predicted=subsets * seeds,
         ),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """All numbers of one LDS."""
-
-    per_query: np.ndarray
-    estimate: float
-    low: float
-    high: float
-    deviation: float
-    random: np.ndarray
-    ceiling: float | None
-
-    @property
-    def p_value(self) -> float:
-        return float((1 + np.count_nonzero(self.random >= self.estimate)) / (len(self.random) + 1))
-
-    def notes(self, queries: int) -> list[str]:
-        """What was left out."""
-        constant = int(np.isnan(self.per_query).sum())
-        found = (
-            [f"{constant} of {queries} queries left out: constant outcomes or predictions"]
-            if constant
-            else []
-        )
-        if len(self.random) < _RANDOM:
-            found.append(
-                f"{len(self.random)} random score matrices instead of {_RANDOM}, because of their size"
-            )
-        return found
 
 
 def _measure(
@@ -180,54 +139,13 @@ def _measure(
     return sign * found.values.reshape(len(masks), seeds, -1), found.note()
 
 
-def _correlate(problem: Problem, scores: Scores, masks: np.ndarray, measured: np.ndarray) -> _Found:
-    outcome = measured.mean(axis=1)
-    flops = 2.0 * masks.size * scores.values.shape[1]
-    count = int(np.clip(_FLOPS / flops, 19, _RANDOM))
+def _predicted(
+    problem: Problem, scores: Scores, masks: Float[np.ndarray, "fit train"], count: int
+) -> Float[np.ndarray, "order fit query"]:
+    """Predictions of the scores, and of as many permutations of their rows."""
     draw = generator(problem.seed, "verification", "lds", "random scores")
     orders = [np.arange(masks.shape[1]), *(draw.permutation(masks.shape[1]) for _ in range(count))]
-    predicted = _predictions(scores, masks, orders)
-    per_query = spearman(predicted[0], outcome)
-    known = np.isfinite(per_query)
-    if not known.any():
-        raise FitError(
-            f"lds: the {problem.learner.measurement.name} of every query is the same after training on any "
-            f"subset, or all scores are equal.",
-            fix="choose a measurement that varies, such as the loss instead of the accuracy.",
-        )
-    draws = spearman_bootstrap(
-        predicted[0][:, known],
-        outcome[:, known],
-        draws=_DRAWS,
-        generator=generator(problem.seed, "verification", "lds", "bootstrap"),
-    )
-    estimate = float(per_query[known].mean())
-    low, high = fisher_interval(estimate, draws, level=LEVEL)
-    return _Found(
-        per_query=per_query,
-        estimate=estimate,
-        low=low,
-        high=high,
-        deviation=float(draws.std(ddof=1)),
-        random=_means(predicted[1:], outcome),
-        ceiling=_ceiling(measured),
-    )
-
-
-def _means(
-    predicted: Float[np.ndarray, "order fit query"], outcome: Float[np.ndarray, "fit query"]
-) -> Float[np.ndarray, " order"]:
-    """LDS of each set of predictions: the mean over the queries that are not constant; 0 if all are."""
-    orders, fits, queries = predicted.shape
-    found = np.zeros(orders)
-    step = max(1, _COLUMNS // queries)
-    for low in range(0, orders, step):
-        part = predicted[low : low + step]
-        side_by_side = part.transpose(1, 0, 2).reshape(fits, -1)
-        each = spearman(side_by_side, np.tile(outcome, (1, len(part)))).reshape(len(part), queries)
-        known = np.isfinite(each)
-        found[low : low + step] = np.where(known, each, 0.0).sum(axis=1) / np.maximum(1, known.sum(axis=1))
-    return found
+    return _predictions(scores, masks, orders)
 
 
 def _predictions(
@@ -247,39 +165,3 @@ def _predictions(
             present = np.concatenate([masks[:, order[rows]] for order in orders])
             total += present @ block[low : low + step].astype(np.float64)
     return total.reshape(len(orders), fits, queries)
-
-
-def _ceiling(measured: Float[np.ndarray, "fit seed query"]) -> float | None:
-    """Correlation that perfect predictions of the expected outcome would reach, from seed noise; or None."""
-    seeds = measured.shape[1]
-    if seeds == 1:
-        return None
-    shares = np.array(
-        [components(measured[:, :, q]).reliability(seeds) for q in range(measured.shape[2])], dtype=np.float64
-    )
-    shares = shares[np.isfinite(shares)]
-    return float(np.sqrt(shares).mean()) if len(shares) else None
-
-
-def _verdict(found: _Found) -> Verdict:
-    if found.low > 0 and found.p_value <= 1 - LEVEL:
-        return "confirmed"
-    if found.high < 0 or (found.low > -_NEGLIGIBLE and found.high < _NEGLIGIBLE):
-        return "refuted"
-    return "inconclusive"
-
-
-def _power(found: _Found, subsets: int, seeds: int) -> str:
-    # Confirmed needs both: above 95 % of random scores, and an interval above 0. The further .84 standard
-    # errors make that happen in 80 % of repetitions.
-    needs = max(1.645 * float(found.random.std(ddof=1)), 1.96 * found.deviation)
-    seen = needs + 0.84 * found.deviation
-    text = f"With {subsets} subsets this design sees correlations above {seen:.2g} at 80 % power"
-    if 0 < found.estimate < seen:
-        needed = int(np.ceil(subsets * (2.8 * found.deviation / found.estimate) ** 2))
-        text += f"; to settle one as large as observed you would need about {max(needed, subsets):,} subsets"
-    if seeds == 1:
-        return f"{text}. With one fit per subset, training noise lowers the score by an unknown amount."
-    if found.ceiling is None:
-        return f"{text}."
-    return f"{text}. With {seeds} seeds per subset, perfect scores would reach about {found.ceiling:.2g}."

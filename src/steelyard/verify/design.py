@@ -11,6 +11,7 @@ from steelyard.collect.fits import fit_seeds, outcomes
 from steelyard.errors import DataError, FitError, SettingError
 from steelyard.problem import Problem
 from steelyard.records import Cost, Plan, Provenance, Scores
+from steelyard.records.evidence import Verdict
 from steelyard.records.provenance import versions
 from steelyard.run import Run
 
@@ -169,6 +170,16 @@ def aligned(problem: Problem, scores: Scores, *, asked: str) -> Scores:
         train_ids=problem.train.ids,
         query_ids=problem.query.ids,
     )
+
+
+def beyond_random(low: float, high: float) -> Verdict:
+    """The verdict on an interval of the difference from random, where larger is better.
+
+    Confirmed if it lies above 0, refuted if it ends at or below 0, else inconclusive: noise exceeds signal.
+    """
+    if low > 0:
+        return "confirmed"
+    return "refuted" if high <= 0 else "inconclusive"
 
 
 def check_plan(problem: Problem, plan: Plan) -> None:

@@ -1,4 +1,4 @@
-"""Removal curve: what happens to the queries when the most helpful or the most harmful examples go."""
+"""Removal and retain curves: the queries without, or with nothing but, the most helpful and most harmful examples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ def removal_curve(
         scores: Per query or per example, in any unit: only their order counts.
         fractions: Shares of the training examples to drop, each at most .5.
         seeds: Training seeds per arm, paired across arms.
-        controls: Random rankings.
+        controls: Random rankings, shared by all methods.
         run: Where fits are kept; in memory if None.
 
     Returns:
@@ -66,31 +66,97 @@ def removal_curve(
     Source: removal curves of Ghorbani & Zou (2019), section 4, and Ilyas et al. (2022), section 4.1; the
     control chains, normalisation and test are ours.
     """
-    run = run or in_memory()
-    sizes = _sizes(len(problem.train), fractions)
-    if controls < _FEWEST:
-        raise SettingError(
-            f"removal_curve: controls={controls}.", fix=f"give at least {_FEWEST} random rankings."
-        )
-    harm = _harm(problem, scores)
-    predicted = seeds * (1 + len(sizes) * (2 + controls))
-    pace.predict(problem, run, Cost(fits=predicted))
-    bench = start(problem, seeds, run)
-    draw = generator(problem.seed, "verification", "removal", scores.method)
+    design = _Design("removal_curve", tuple(fractions), seeds, controls, keep=False)
+    return _compare(problem, scores, design, run or in_memory())
+
+
+def retain_curve(
+    problem: Problem,
+    scores: Scores,
+    *,
+    fractions: Sequence[float] = (0.1, 0.2, 0.4),
+    seeds: int = 3,
+    controls: int = 6,
+    run: Run | None = None,
+) -> Evidence:
+    r"""Gap between training on nothing but the most helpful and nothing but the most harmful examples.
+
+    At each fraction the learner is fitted on only the examples that the scores call most helpful, on only those they
+    call most harmful, and on as many along ``controls`` random rankings. The estimate is how much better the queries
+    are with the helpful ones, averaged over the fractions. The test is that of :func:`removal_curve`: under the null
+    hypothesis both ends are random chains of nested sets.
+
+    What helps beside everything else need not be what a model should learn alone: near copies of one example may all be
+    called helpful. A curve that falls behind random ones shows scores to be a poor rule for selecting data.
+
+    Cost: seeds · (1 + fractions · (2 + controls)) fits; a deterministic learner needs one seed.
+
+    Args:
+        problem: Learner, training examples, queries.
+        scores: Per query or per example, in any unit: only their order counts.
+        fractions: Shares of the training examples to keep, each at most .5.
+        seeds: Training seeds per arm, paired across arms.
+        controls: Random rankings, shared by all methods.
+        run: Where fits are kept; in memory if None.
+
+    Returns:
+        Evidence at 95 %; positive = the scores tell what to train on. The table is that of :func:`removal_curve`, with
+        ``kept`` in place of ``removed``.
+
+    Raises:
+        SettingError: If a fraction is outside (0, .5] or there are fewer than 3 controls.
+        DataError: If the scores are about other training examples.
+        FitError: If too many fits failed; small fractions may lose a class.
+
+    Source: as for :func:`removal_curve`.
+    """
+    design = _Design("retain_curve", tuple(fractions), seeds, controls, keep=True)
+    return _compare(problem, scores, design, run or in_memory())
+
+
+@dataclass(frozen=True)
+class _Design:
+    """What is asked: drop or keep both ends of the ranking."""
+
+    metric: str
+    fractions: tuple[float, ...]
+    seeds: int
+    controls: int
+    keep: bool
+
+    def masks(self, rankings: list[np.ndarray], sizes: list[int]) -> Float[np.ndarray, "arm train"]:
+        """Rankings one after the other, each at every size."""
+        total = len(rankings[0])
+        found = np.full((len(rankings) * len(sizes), total), 0.0 if self.keep else 1.0)
+        for row, (ranking, size) in zip(found, ((r, s) for r in rankings for s in sizes), strict=True):
+            row[ranking[:size]] = 1.0 if self.keep else 0.0
+        return found
+
+
+def _compare(problem: Problem, scores: Scores, design: _Design, run: Run) -> Evidence:
     total = len(problem.train)
+    sizes = _sizes(total, design)
+    if design.controls < _FEWEST:
+        raise SettingError(
+            f"{design.metric}: controls={design.controls}.", fix=f"give at least {_FEWEST} random rankings."
+        )
+    harm = _harm(problem, scores, design.metric)
+    predicted = design.seeds * (1 + len(sizes) * (2 + design.controls))
+    pace.predict(problem, run, Cost(fits=predicted))
+    bench = start(problem, design.seeds, run)
+    draw = generator(problem.seed, "verification", "removal")
     order = np.lexsort((problem.train.ids.astype(str), -harm))
-    rankings = [order, order[::-1], *(draw.permutation(total) for _ in range(controls))]
-    masks = np.ones((len(rankings) * len(sizes), total))
-    for row, (ranking, size) in zip(masks, ((r, s) for r in rankings for s in sizes), strict=True):
-        row[ranking[:size]] = 0.0
-    values, note = gains(bench, masks)
+    rankings = [order, order[::-1], *(draw.permutation(total) for _ in range(design.controls))]
+    values, note = gains(bench, design.masks(rankings, sizes))
     chains = values.mean(axis=2).reshape(len(rankings), len(sizes), len(bench.seeds))
-    curves = _curves(chains, controls)
-    found = _gap(curves, np.array(sizes) / total)
+    curves = _curves(chains, design)
+    found = _gap(curves, np.array(sizes) / total, keep=design.keep)
     half = (found.high - found.low) / 2
     unit = problem.learner.measurement.unit
+    given = {"fractions": list(design.fractions), "seeds": design.seeds, "controls": design.controls}
+    done = "kept" if design.keep else "removed"
     return Evidence(
-        metric="removal_curve",
+        metric=design.metric,
         subject=scores.method,
         estimate=found.estimate,
         interval=(found.low, found.high),
@@ -101,11 +167,11 @@ def removal_curve(
         p_value=found.p_value,
         verdict=_verdict(found),
         power=_power(found, bench, len(curves.random), unit),
-        table=_table(curves, sizes, total),
+        table=_table(curves, sizes, total, done),
         provenance=finish(
             bench,
-            given={"by": "removal_curve", "fractions": list(fractions), "seeds": seeds, "controls": controls},
-            resolved={"removed": sizes, "seeds": len(bench.seeds), "controls_used": len(curves.random)},
+            given={"by": design.metric, **given},
+            resolved={done: sizes, "seeds": len(bench.seeds), "controls_used": len(curves.random)},
             notes=[note],
             predicted=predicted,
         ),
@@ -127,56 +193,60 @@ class _Curves:
     random: np.ndarray
 
 
-def _sizes(total: int, fractions: Sequence[float]) -> list[int]:
+def _sizes(total: int, design: _Design) -> list[int]:
+    fractions = design.fractions
     wrong = [fraction for fraction in fractions if not 0 < fraction <= 0.5]
     if wrong or not fractions:
         raise SettingError(
-            f"removal_curve: fractions={list(fractions)}.",
+            f"{design.metric}: fractions={list(fractions)}.",
             fix="give fractions above 0 and up to .5; beyond that, both ends of the ranking overlap.",
         )
     sizes = sorted({max(1, round(fraction * total)) for fraction in fractions})
     if 2 * sizes[-1] > total:
         raise SettingError(
-            f"removal_curve: dropping {sizes[-1]} of {total} examples at each end overlaps.",
+            f"{design.metric}: {sizes[-1]} of {total} examples at each end overlap.",
             fix="give smaller fractions or more training examples.",
         )
     return sizes
 
 
-def _harm(problem: Problem, scores: Scores) -> np.ndarray:
+def _harm(problem: Problem, scores: Scores, metric: str) -> np.ndarray:
     """``float64[" train"]`` Suspicion per training example of the problem, higher = drop first."""
     if scores.axis == "pair":
-        return aligned(problem, scores, asked="removal_curve").harm()
+        return aligned(problem, scores, asked=metric).harm()
     scores.check_finite()
     harm = np.empty(len(problem.train))
     harm[problem.train.positions(scores.train_ids)] = scores.harm()
     return harm
 
 
-def _curves(chains: Float[np.ndarray, "ranking fraction seed"], controls: int) -> _Curves:
+def _curves(chains: Float[np.ndarray, "ranking fraction seed"], design: _Design) -> _Curves:
     """Means over the seeds that both scored chains have, and the random chains that have all of those."""
     seeds = np.isfinite(chains[:2]).all(axis=(0, 1))
     kept = chains[:, :, seeds]
     whole = np.isfinite(kept[2:]).all(axis=(1, 2))
     if not seeds.any() or whole.sum() < _FEWEST:
         raise FitError(
-            f"removal_curve: {np.count_nonzero(seeds)} of {chains.shape[2]} seeds and "
-            f"{np.count_nonzero(whole)} of {controls} random rankings could be trained at every fraction.",
-            fix="give smaller fractions, or repair the recipe.",
+            f"{design.metric}: {np.count_nonzero(seeds)} of {chains.shape[2]} seeds and "
+            f"{np.count_nonzero(whole)} of {design.controls} random rankings could be trained at every fraction.",
+            fix=f"give {'larger' if design.keep else 'smaller'} fractions, or repair the recipe.",
         )
     means = kept.mean(axis=2)
     return _Curves(harmful=means[0], helpful=means[1], random=means[2:][whole])
 
 
-def _gap(curves: _Curves, fractions: Float[np.ndarray, " fraction"]) -> Comparison:
+def _gap(curves: _Curves, fractions: Float[np.ndarray, " fraction"], *, keep: bool) -> Comparison:
     steps = np.diff(fractions, prepend=0.0)
 
     def area(curve: np.ndarray) -> float:
+        if keep:
+            return float(curve.mean())
         return float(steps @ (curve + np.concatenate([[0.0], curve[:-1]])) / 2 / fractions[-1])
 
     chains = np.array([area(curve) for curve in curves.random])
     error = float(chains.std(ddof=1)) * float(2 / (1 - fractions[-1])) ** 0.5
-    return student(area(curves.harmful) - area(curves.helpful), error, len(chains) - 1, level=LEVEL)
+    gap = area(curves.harmful) - area(curves.helpful)
+    return student(-gap if keep else gap, error, len(chains) - 1, level=LEVEL)
 
 
 def _verdict(found: Comparison) -> Verdict:
@@ -196,14 +266,14 @@ def _power(found: Comparison, bench: Bench, controls: int, unit: str) -> str:
     )
 
 
-def _table(curves: _Curves, sizes: list[int], total: int) -> dict[str, list[Any]]:
+def _table(curves: _Curves, sizes: list[int], total: int, done: str) -> dict[str, list[Any]]:
     bands = [
         one_against_many(float(column.mean()), np.ascontiguousarray(column), level=LEVEL)
         for column in curves.random.T
     ]
     return {
         "fraction": [size / total for size in sizes],
-        "removed": list(sizes),
+        done: list(sizes),
         "harmful": listed(curves.harmful),
         "helpful": listed(curves.helpful),
         "random": listed(curves.random.mean(axis=0)),

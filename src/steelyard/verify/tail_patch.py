@@ -7,11 +7,10 @@ from steelyard.errors import SettingError
 from steelyard.maths.power import minimum_detectable, paired
 from steelyard.problem import Problem
 from steelyard.records import Cost, Evidence, Provenance, Scores
-from steelyard.records.evidence import Verdict
 from steelyard.records.provenance import versions
 from steelyard.records.top import extremes
 from steelyard.run import Run, generator, in_memory
-from steelyard.verify.design import LEVEL, aligned, listed
+from steelyard.verify.design import LEVEL, aligned, beyond_random, listed
 
 
 def tail_patch(
@@ -88,7 +87,7 @@ def tail_patch(
         better="higher",
         control={"estimate": base},
         p_value=gap.p_value,
-        verdict=_verdict(gap.low, gap.high),
+        verdict=beyond_random(gap.low, gap.high),
         power=f"With {count} queries this sees {seen:.2g} {unit} beyond random steps at 80 % power.",
         table={"query_id": listed(problem.query.ids), "proponents": listed(own), "random": listed(others)},
         provenance=Provenance(
@@ -103,9 +102,3 @@ def tail_patch(
             ),
         ),
     )
-
-
-def _verdict(low: float, high: float) -> Verdict:
-    if low > 0:
-        return "confirmed"
-    return "refuted" if high <= 0 else "inconclusive"

@@ -6,20 +6,20 @@ import pytest
 from steelyard.errors import SettingError
 from steelyard.records import Evidence
 from steelyard.run import open_run
-from steelyard.verify import top_removal
+from steelyard.verify import qld
 from tests.problems import additive_problem, additive_truth, scores_of
 
 
 def test_true_scores_of_one_query_are_confirmed():
     problem = additive_problem(60, 1)
-    found = top_removal(problem, scores_of(problem, additive_truth(problem)), share=0.1, controls=6)
-    assert found.verdict == "confirmed" and found.metric == "top_removal" and found.unit == "points"
+    found = qld(problem, scores_of(problem, additive_truth(problem)), share=0.1, controls=6)
+    assert found.verdict == "confirmed" and found.metric == "qld" and found.unit == "points"
 
 
 def test_the_effect_is_the_sum_of_what_was_removed_in_turn():
     problem = additive_problem(60, 5)
     truth = additive_truth(problem)
-    found = top_removal(problem, scores_of(problem, truth), share=0.1, controls=6)
+    found = qld(problem, scores_of(problem, truth), share=0.1, controls=6)
     removed = []
     for rank in np.argsort(-truth, axis=0):
         removed += [row for row in dict.fromkeys(rank.tolist()) if row not in removed]
@@ -31,7 +31,7 @@ def test_the_effect_is_the_sum_of_what_was_removed_in_turn():
 
 def test_scores_upside_down_are_refuted():
     problem = additive_problem(60, 5)
-    found = top_removal(problem, scores_of(problem, -additive_truth(problem)), share=0.1, controls=6)
+    found = qld(problem, scores_of(problem, -additive_truth(problem)), share=0.1, controls=6)
     assert found.verdict == "refuted" and found.estimate < found.control["estimate"]
 
 
@@ -39,7 +39,7 @@ def test_random_scores_are_not_confirmed_more_often_than_the_level_says():
     problem = additive_problem(60, 5)
     draw = np.random.default_rng(0)
     confirmed = [
-        top_removal(problem, scores_of(problem, draw.normal(size=(60, 5))), controls=5).verdict == "confirmed"
+        qld(problem, scores_of(problem, draw.normal(size=(60, 5))), controls=5).verdict == "confirmed"
         for _ in range(60)
     ]
     assert np.mean(confirmed) <= 0.1
@@ -49,11 +49,11 @@ def test_methods_share_the_fits_of_the_random_sets(tmp_path):
     problem = additive_problem(40, 4)
     truth = additive_truth(problem)
     with open_run(tmp_path / "run", {"test": 1}, show="quiet") as run:
-        top_removal(problem, scores_of(problem, truth), controls=3, run=run)
+        qld(problem, scores_of(problem, truth), controls=3, run=run)
         first = run.cost.fits
-        top_removal(problem, scores_of(problem, -truth, method="Other()"), controls=3, run=run)
+        qld(problem, scores_of(problem, -truth, method="Other()"), controls=3, run=run)
         assert run.cost.fits == first + 1
-        again = top_removal(problem, scores_of(problem, truth), controls=3, run=run)
+        again = qld(problem, scores_of(problem, truth), controls=3, run=run)
         assert run.cost.fits == first + 1
     assert first == 5
     again.save(tmp_path / "evidence.json")
@@ -63,5 +63,5 @@ def test_methods_share_the_fits_of_the_random_sets(tmp_path):
 @pytest.mark.parametrize("changes", [{"share": 0.0}, {"share": 0.6}, {"controls": 1}])
 def test_settings_without_meaning_are_refused(changes):
     problem = additive_problem(20, 3)
-    with pytest.raises(SettingError, match="top_removal"):
-        top_removal(problem, scores_of(problem, additive_truth(problem)), **changes)
+    with pytest.raises(SettingError, match="qld"):
+        qld(problem, scores_of(problem, additive_truth(problem)), **changes)

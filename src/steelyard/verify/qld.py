@@ -1,4 +1,4 @@
-"""Removal of the strongest proponents (QLD): how much worse queries become when trained without them."""
+"""QLD, query loss difference: how much worse queries become when trained without their strongest proponents."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -8,21 +8,20 @@ from steelyard.errors import FitError, SettingError
 from steelyard.maths.power import Comparison, minimum_detectable, one_against_many
 from steelyard.problem import Problem
 from steelyard.records import Cost, Evidence, Scores
-from steelyard.records.evidence import Verdict
 from steelyard.records.top import extremes
 from steelyard.run import Run, generator, in_memory
-from steelyard.verify.design import LEVEL, aligned, finish, gains, listed, start
+from steelyard.verify.design import LEVEL, aligned, beyond_random, finish, gains, listed, start
 
 _FEWEST = 2
 
 
-def top_removal(
+def qld(
     problem: Problem,
     scores: Scores,
     *,
     share: float = 0.1,
     seeds: int = 1,
-    controls: int = 4,
+    controls: int = 8,
     run: Run | None = None,
 ) -> Evidence:
     """Query loss difference after retraining without every query's strongest proponents, beside random removals.
@@ -61,15 +60,15 @@ def top_removal(
     count = max(1, round(share * total))
     if not 0 < share <= 0.5 or controls < _FEWEST:
         raise SettingError(
-            f"top_removal: share={share}, controls={controls}.",
+            f"qld: share={share}, controls={controls}.",
             fix=f"give a share above 0 and up to .5, and at least {_FEWEST} random sets.",
         )
-    removed = _strongest(aligned(problem, scores, asked="top_removal"), count)
+    removed = _strongest(aligned(problem, scores, asked="qld"), count)
     pace.predict(problem, run, Cost(fits=seeds * (2 + controls)))
     bench = start(problem, seeds, run)
     masks = np.ones((1 + controls, total))
     masks[0, removed] = 0.0
-    draw = generator(problem.seed, "verification", "top_removal")
+    draw = generator(problem.seed, "verification", "qld")
     for row in masks[1:]:
         row[draw.choice(total, count, replace=False)] = 0.0
     improved, note = gains(bench, masks)
@@ -78,7 +77,7 @@ def top_removal(
     unit = problem.learner.measurement.unit
     random = float(kept.mean())
     return Evidence(
-        metric="top_removal",
+        metric="qld",
         subject=scores.method,
         estimate=random + found.estimate,
         interval=(random + found.low, random + found.high),
@@ -87,7 +86,7 @@ def top_removal(
         better="higher",
         control={"estimate": random},
         p_value=found.p_value,
-        verdict=_verdict(found),
+        verdict=beyond_random(found.low, found.high),
         power=_power(found, len(kept), unit),
         table={
             "query_id": listed(problem.query.ids),
@@ -96,7 +95,7 @@ def top_removal(
         },
         provenance=finish(
             bench,
-            given={"by": "top_removal", "share": share, "seeds": seeds, "controls": controls},
+            given={"by": "qld", "share": share, "seeds": seeds, "controls": controls},
             resolved={"removed": count, "controls_used": len(kept)},
             notes=[note],
             predicted=seeds * (2 + controls),
@@ -120,17 +119,11 @@ def _compared(
     kept = worse[1:][whole[1:]]
     if not whole[0] or len(kept) < _FEWEST:
         raise FitError(
-            f"top_removal: the fit without the proponents {'succeeded' if whole[0] else 'failed'}, and {len(kept)} of "
+            f"qld: the fit without the proponents {'succeeded' if whole[0] else 'failed'}, and {len(kept)} of "
             f"{len(worse) - 1} random ones succeeded.",
             fix="remove fewer examples, or repair the recipe.",
         )
     return one_against_many(float(worse[0].mean()), kept.mean(axis=1), level=LEVEL), kept
-
-
-def _verdict(found: Comparison) -> Verdict:
-    if found.low > 0:
-        return "confirmed"
-    return "refuted" if found.high <= 0 else "inconclusive"
 
 
 def _power(found: Comparison, controls: int, unit: str) -> str:
