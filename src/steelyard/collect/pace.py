@@ -61,6 +61,7 @@ def _gradient_seconds(problem: Problem, model: object) -> float:
         gradients.self_products(few)  # decides what is tapped
         started = time.perf_counter()
         gradients.self_products(few)
-    except CapabilityError:
+    except (CapabilityError, DataError):
+        # The probe's part of the training set may lack a class that these examples have.
         return np.nan
     return (time.perf_counter() - started) / len(few)
