@@ -45,7 +45,7 @@ class GroupInfluence:
             the exact Gauss-Newton matrix of the group. ``"auto"``: exact for linear models, EK-FAC for networks.
         damping: As in ``EKFAC``, or ``GaussNewton`` for exact curvature.
 
-    Source: Basu, You & Feizi (2020), "On Second-Order Group Influence Functions for Black-Box Predictions", eq. 7 to 9;
+    Source: Basu, You & Feizi (2020), "On Second-Order Group Influence Functions for Black-Box Predictions";
     first order: Koh et al. (2019), "On the Accuracy of Influence Functions for Measuring Group Effects".
     """
 

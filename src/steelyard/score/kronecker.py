@@ -124,7 +124,7 @@ class TKFAC:
         damping: As in ``KFAC``.
         fisher: As in ``KFAC``.
 
-    Source: Gao et al. (2021), "A Trace-restricted Kronecker-Factored Approximation to Natural Gradient", theorem 1.
+    Source: Gao et al. (2021), "A Trace-restricted Kronecker-Factored Approximation to Natural Gradient".
     """
 
     damping: Damping = "auto"
