@@ -6,6 +6,7 @@ from typing import Any
 
 from steelyard.records import Plan, Report, Scores
 from steelyard.report.about import scores_of
+from steelyard.report.noise import drowned
 from steelyard.report.selection import Neighbours, View, shown_ids
 from steelyard.report.showing import Gallery, Kind, Shown
 from steelyard.report.tokens import Piece, highlighted, largest
@@ -18,7 +19,7 @@ class Card:
 
     Attributes:
         shown: The example.
-        side: ``"for"``, ``"against"`` or empty: how it is coloured, always beside a sign.
+        side: ``"for"``, ``"against"``, ``"noise"`` or empty: how it is coloured, always beside a sign.
         score: Its score as text, with its sign.
         bar: Length of the bar under it, from 0 to 100.
         why: Reason that a plan gives, if it is there for one.
@@ -47,6 +48,7 @@ class Album:
         self.report = report
         self.train = Gallery(report.train, trains, view.show)
         self.query = Gallery(report.query, queries, view.show)
+        self._noise = _drowned(report.scores[0], set(trains), set(queries))
         self._truth = {name: frozenset(ids) for name, ids in report.truth.items()}
 
     @property
@@ -64,7 +66,12 @@ class Album:
         pairs = found.proponents if side == "for" else found.opponents
         longest = max((abs(score) for _, score in (*found.proponents, *found.opponents)), default=0.0) or 1.0
         beside = self.query.values(found.query)
-        cards = [self._card(example, score, side, abs(score) / longest, beside) for example, score in pairs]
+        cards = [
+            self._card(example, score, side, abs(score) / longest, beside)
+            if (example, found.query) not in self._noise
+            else self._grey(self._card(example, score, "noise", abs(score) / longest, beside))
+            for example, score in pairs
+        ]
         everyone = [example for example, _ in (*found.proponents, *found.opponents)]
         size = largest(self.report, found.query, everyone)
         return tuple(
@@ -113,8 +120,21 @@ class Album:
         name = shown.name("training example")
         return Card(shown, side, signed(score), round(100 * share, 1), marks=self._marks(example), alt=name)
 
+    def _grey(self, card: Card) -> Card:
+        return replace(card, marks=(*card.marks, "within noise"), alt=f"{card.alt}, score within noise")
+
     def _marks(self, example: str) -> tuple[str, ...]:
         return tuple(clean_line(name, limit=40) for name, ids in self._truth.items() if example in ids)
+
+
+def _drowned(scores: Scores, trains: set[str], queries: set[str]) -> frozenset[tuple[str, str]]:
+    """Those of the pairs that a page shows whose score is noise, by id of training example and query."""
+    found = drowned(scores)
+    if found is None:
+        return frozenset()
+    rows = [(i, str(example)) for i, example in enumerate(scores.train_ids) if str(example) in trains]
+    columns = [(j, str(query)) for j, query in enumerate(scores.query_ids) if str(query) in queries]
+    return frozenset((example, query) for i, example in rows for j, query in columns if found[i, j])
 
 
 def _side(score: float, scores: Scores) -> str:

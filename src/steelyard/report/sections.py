@@ -11,6 +11,7 @@ from steelyard.records import Cost, Evidence, Plan, Provenance, Report, TokenSco
 from steelyard.report.about import about_method, agreement, all_notes, baseline_of, label, scores_of, subject
 from steelyard.report.album import Album, Card
 from steelyard.report.figure import Figure
+from steelyard.report.noise import in_noise
 from steelyard.report.selection import Neighbours, View, chosen_queries, neighbours, suspects
 from steelyard.report.showing import Shown
 from steelyard.report.table import Table
@@ -348,13 +349,14 @@ def measure(report: Report) -> str:
         unit = clean_line(scores.unit, limit=40)
         return f"One score per training example, in {unit}; {scores.suspect} scores are suspect."
     name = clean_line(scores.measurement.name.replace("_", " "), limit=60)
+    noise = in_noise(scores)
     if scores.unit == "rank":
-        return "Scores are similarities: they order training examples and say nothing about amounts."
+        return f"Scores are similarities: they order training examples and say nothing about amounts. {noise}".strip()
     worse = "rise" if scores.measurement.lower_is_better else "fall"
     return (
         f"A score of +0.01 predicts that the {name} of the query would {worse} by 0.01 "
-        f"{clean_line(scores.unit, limit=40)} if the example were removed: positive helps, negative harms."
-    )
+        f"{clean_line(scores.unit, limit=40)} if the example were removed: positive helps, negative harms. {noise}"
+    ).strip()
 
 
 def made_by(report: Report) -> str:
