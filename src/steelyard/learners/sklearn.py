@@ -1,9 +1,9 @@
 """The scikit-learn learner: any classifier or regressor with ``fit``, alone or in a pipeline."""
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Float
@@ -14,17 +14,16 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from steelyard.errors import CapabilityError, FitError, ModelError, SettingError
-from steelyard.learners import sklearn_fit, sklearn_measures
+from steelyard.learners import sklearn_fit, sklearn_measures, sklearn_together
 from steelyard.learners.sklearn_course import follow
 from steelyard.learners.sklearn_inputs import Features, check_inputs, check_labels, resolve, table
 from steelyard.learners.sklearn_linear import LinearGradients
 from steelyard.learners.sklearn_measures import Custom, Named
 from steelyard.learners.sklearn_objectives import LINEAR, as_linear, hessian, refusal, stationarity
+from steelyard.learners.sklearn_repeatability import repeatability
 from steelyard.records import Examples, Measurement
 
 _FORMS = ("auto", "array", "text", "polars", "pandas")
-_PROBE_ROWS = 200
-_PROBE_QUERIES = 50
 _STATIONARY = 0.01
 _LARGEST_EMBEDDING = 2 * 2**30
 
@@ -60,8 +59,8 @@ class Sklearn:
     Args:
         estimator: A classifier or regressor, or a pipeline that ends in one.
         measurement: What is asked about queries: ``"loss"`` (log loss in nats, hinge, squared error: see
-            ``learners/sklearn_measures.py``), ``"margin"``, ``"log_probability"``, ``"accuracy"``, or a pair
-            of a function (estimator, inputs, labels) -> [query] and its ``Measurement``.
+            ``learners/sklearn_measures.py``), ``"margin"``, ``"log_probability"``, ``"accuracy"``,
+            or a pair of a function (estimator, inputs, labels) -> [query] and its ``Measurement``.
         trained: Whether the estimator is already fitted on the training examples and itself to be explained.
         features: What the estimator reads: ``"array"``, ``"text"``, ``"polars"``, ``"pandas"``; chosen from
             the estimator and the columns if ``"auto"``.
@@ -98,6 +97,14 @@ class Sklearn:
         self._asked: Named | Custom = measurement
         self._features: Features = features
         self._measurement = sklearn_measures.resolve_measurement(estimator, measurement)
+        self._shortcuts: WeakKeyDictionary[Examples, sklearn_together.Shortcut | None] = WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_shortcuts": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._shortcuts = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         name = " ".join(repr(self.estimator).split())
@@ -135,7 +142,7 @@ class Sklearn:
                     f"but not {unknown[0]!r}, a label of the training examples ({train.source}).",
                     fix="give the examples that the estimator was trained on.",
                 )
-        return self._repeatability(train, query)
+        return repeatability(self, self.estimator, train, query)
 
     def fit(
         self, examples: Examples, weights: Float[np.ndarray, " example"] | None = None, seed: int = 0
@@ -295,6 +302,36 @@ class Sklearn:
             as_linear(last), features, examples.labels(), examples.weights() if weights is None else weights
         )
 
+    def together(self, examples: Examples) -> int:
+        """How many fits on subsets of these examples are best made at once: see ``learners/sklearn_together.py``."""
+        found = self._shortcut(examples)
+        return 1 if found is None else found.most
+
+    def together_note(self, examples: Examples) -> str:
+        """How fits are made where there is a shorter way than scikit-learn's own; else empty."""
+        found = self._shortcut(examples)
+        return "" if found is None else found.note
+
+    def measure_together(
+        self,
+        examples: Examples,
+        weightings: Float[np.ndarray, "fit example"],
+        seeds: Sequence[int],
+        queries: Examples,
+    ) -> Float[np.ndarray, "fit query"]:
+        """What the queries measure after each fit; NaN where a fit is to be made by itself. No seed matters.
+
+        Raises:
+            CapabilityError: If there is no shorter way.
+        """
+        found = self._shortcut(examples)
+        if found is None:
+            raise CapabilityError(
+                f"{type(self.estimator).__name__} offers no way to many fits at once.", fix="fit one by one."
+            )
+        inputs = table(queries, "array")
+        return sklearn_together.measured(found, weightings, inputs, queries.labels(), self._asked)
+
     def settings(self) -> Mapping[str, Any]:
         """Settings as plain values, for provenance."""
         return {
@@ -309,6 +346,23 @@ class Sklearn:
         """Checksum of class, parameters, measurement, and the fitted state if the estimator came trained."""
         facts = (self._measurement, self._features, self.trained)
         return sklearn_fit.digest(self.estimator, *facts, trained=self.trained)
+
+    def _shortcut(self, examples: Examples) -> "sklearn_together.Shortcut | None":
+        if examples not in self._shortcuts:
+            self._shortcuts[examples] = self._found_shortcut(examples)
+        return self._shortcuts[examples]
+
+    def _found_shortcut(self, examples: Examples) -> "sklearn_together.Shortcut | None":
+        arrays = resolve(self._features, self.estimator, examples) == "array"
+        if not arrays or not sklearn_together.possible(self.estimator, self._asked):
+            return None
+        try:
+            fitted = self.fit(examples).estimator
+        except (FitError, SettingError):
+            return None  # nor will others be made together: each tells by itself why it fails
+        return sklearn_together.shortcut(
+            fitted, table(examples, "array"), examples.labels(), examples.weights()
+        )
 
     def _ask(
         self, question: Any, fitted: SklearnFitted, examples: Examples, asked: Named | Custom
@@ -341,27 +395,6 @@ class Sklearn:
             f"gradient is left): {why}; influence assumes the minimum, so lower tol and raise max_iter",
         )
 
-    def _repeatability(self, train: Examples, query: Examples) -> tuple[str, ...]:
-        if type(self.estimator) in LINEAR:
-            return ()
-        rows = _spread_rows(train.labels(), classes=is_classifier(self.estimator))
-        some, asked = train.take(rows), query.take(slice(0, _PROBE_QUERIES))
-        name = type(self.estimator).__name__
-        try:
-            with warnings.catch_warnings():
-                # About the probe, not about the user's fit, whose warnings are shown.
-                warnings.simplefilter("ignore")
-                first, second = (self.measure(self.fit(some, seed=0), asked) for _ in range(2))
-        except FitError as error:
-            return (f"whether two fits of {name} with one seed agree could not be tested: {error.problem}",)
-        gap = float(np.max(np.abs(first - second)))
-        if gap <= 1e-9 * max(1.0, float(np.max(np.abs(first)))):
-            return ()
-        return (
-            f"two fits of {name} with the same seed differ by up to {gap:.3g} {self._measurement.unit} on a "
-            f"query ({len(some)} training examples): its fit is random in ways that no random_state controls",
-        )
-
 
 def _last_step(estimator: Any, inputs: Any) -> tuple[Any, Any]:
     """The final estimator inside pipelines, and what it reads; no transformation where inputs are None."""
@@ -380,15 +413,3 @@ def _check_trained(estimator: Any) -> None:
             f"trained=True, but this {type(estimator).__name__} is not fitted.",
             fix="fit it on the training examples first, or leave trained out to have it fitted here.",
         ) from error
-
-
-def _spread_rows(labels: np.ndarray, *, classes: bool) -> np.ndarray:
-    if not classes or labels.ndim != 1:
-        return np.arange(min(len(labels), _PROBE_ROWS))
-    # One of each class in turn, so that a small sample has all of them.
-    _, codes = np.unique(labels, return_inverse=True)
-    order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], codes[order])
-    turn = np.empty(len(codes), dtype=np.int64)
-    turn[order] = np.arange(len(codes)) - starts
-    return np.sort(np.argsort(turn, kind="stable")[:_PROBE_ROWS])

@@ -1,0 +1,99 @@
+"""Many ridge, logistic and nearest-neighbour fits at once, against one at a time by the book."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from steelyard.maths.many_logistic import Logistic, logistic_fits
+from steelyard.maths.many_neighbours import nearest_in_subsets
+from steelyard.maths.many_ridge import ridge_fits
+
+
+def weightings(count: int, rows: int) -> np.ndarray:
+    """All, all but one, all but three, halves, and fractional weights."""
+    draw = np.random.default_rng(3)
+    found = np.ones((count, rows))
+    for k in range(1, count):
+        found[k, draw.choice(rows, size=(1, 3, rows // 2)[k % 3], replace=False)] = 0.0
+    found[-1] *= draw.uniform(0.1, 3.0, size=rows)
+    return found
+
+
+@pytest.mark.parametrize("columns", [3, 12])
+def test_ridge_fits_solve_their_normal_equations(columns: int):
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(30, columns)), draw.normal(size=(30, 2))
+    weights, penalty = weightings(12, 30), np.r_[np.full(columns - 1, 0.3), 0.0]
+    found, good = ridge_fits(x, y, weights, penalty)
+    assert good.all()
+    for w, theta in zip(weights, found, strict=True):
+        expected = np.linalg.solve((x * w[:, None]).T @ x + np.diag(penalty), (x * w[:, None]).T @ y)
+        np.testing.assert_allclose(theta, expected.T, rtol=1e-10, atol=1e-12)
+
+
+def test_a_ridge_fit_without_anything_to_go_by_is_told_to_have_failed():
+    x, y = np.array([[1.0, 2.0], [1.0, 1.0], [1.0, 3.0]]), np.ones((3, 1))
+    found, good = ridge_fits(x, y, np.array([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]), np.zeros(2))
+    assert good.tolist() == [True, False]
+    np.testing.assert_allclose(found[0, 0], [1.0, 0.0], atol=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_logistic_fits_reach_the_minimum(classes: int):
+    draw = np.random.default_rng(1)
+    x = np.c_[draw.normal(size=(40, 3)), np.ones(40)]
+    codes = (np.arange(40) % classes + (draw.random(40) < 0.2)) % classes
+    data = Logistic(x, codes, classes, np.array([0.5, 0.5, 0.5, 0.0]))
+    weights = weightings(9, 40)
+    full, good = logistic_fits(data, np.ones((1, 40)), np.zeros((data.outputs, 4)))
+    found, all_good = logistic_fits(data, weights, full[0])
+    assert good.all() and all_good.all()
+    for w, theta in zip(weights, found, strict=True):
+        best = minimize(
+            lambda t, w=w: data.objective(t.reshape(1, -1, 4), w[None])[0],
+            np.zeros(4 * data.outputs),
+            tol=1e-12,
+        )
+        assert data.objective(theta[None], w[None])[0] <= best.fun + 1e-12
+        np.testing.assert_allclose(
+            data.chances(theta[None]), data.chances(best.x.reshape(1, -1, 4)), rtol=0, atol=1e-5
+        )
+
+
+def test_without_a_minimum_a_logistic_fit_is_told_to_have_failed():
+    x, codes = np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([0, 0, 1, 1])
+    data = Logistic(x, codes, 2, np.zeros(1))
+    _, good = logistic_fits(data, np.array([[1.0] * 4, [0.0] * 4]), np.zeros((1, 1)))
+    assert not good.any()
+
+
+def test_neighbours_in_subsets_are_those_of_a_search_of_their_own():
+    draw = np.random.default_rng(2)
+    x, q = draw.normal(size=(50, 2)), draw.normal(size=(7, 2))
+    distances = np.linalg.norm(q[:, None] - x[None], axis=2)
+    order = np.argsort(distances, axis=1)
+    present = draw.random((20, 50)) < draw.uniform(0.1, 0.9, size=(20, 1))
+    present[0] = True
+    present[1], present[1, :3] = False, True
+    found = nearest_in_subsets(order, np.take_along_axis(distances, order, axis=1), present, k=4)
+    assert found.settled.tolist() == (present.sum(axis=1) >= 4).tolist()
+    for fit in np.flatnonzero(found.settled):
+        rows = np.flatnonzero(present[fit])
+        own = rows[np.argsort(distances[:, rows], axis=1)[:, :4]]
+        np.testing.assert_array_equal(found.rows[fit], own)
+
+
+def test_ties_at_the_last_neighbour_are_told_and_other_ties_are_not():
+    distances = np.array([[0.0, 1.0, 1.0, 2.0, 2.0]])
+    present = np.array(
+        [
+            [True] * 5,
+            [True, True, True, False, True],
+            [False, True, True, True, True],
+            [True] * 3 + [False] * 2,
+        ]
+    )
+    settled = [
+        nearest_in_subsets(np.arange(5)[None], distances, present, k=k).settled.tolist() for k in (2, 3)
+    ]
+    assert settled == [[False, False, True, False], [True, True, False, True]]
