@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,10 @@ from steelyard.cli.guard import guarded
 from steelyard.cli.model import DataOptions, load_problem
 from steelyard.cli.session import PAGE, Shown, finished_report, request_of, session, write_report
 from steelyard.cli.show import number, table, write_csv
+from steelyard.records import Scores
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _TABLE = "values.csv"
 
@@ -25,6 +29,14 @@ def value(  # noqa: PLR0913 - one parameter per option
     query: options.Query = None,
     method: options.Method = "knn_shapley",
     settings: options.Set = None,
+    groups: Annotated[
+        str,
+        typer.Option(help="Value the groups that this column names instead of examples.", metavar="COLUMN"),
+    ] = "",
+    utility: Annotated[
+        str | None,
+        typer.Option(help="Measure the queries by this, such as accuracy, margin or loss.", metavar="NAME"),
+    ] = None,
     top: Annotated[int, typer.Option(help="Lowest and highest values to print.", min=1)] = 10,
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
@@ -35,18 +47,22 @@ def value(  # noqa: PLR0913 - one parameter per option
     as_json: options.Json = False,
     fresh: options.Fresh = False,
 ) -> None:
-    """Value every training example by its mean score over the queries, with an interval.
+    """Value every training example, or group of them, by its mean score over the queries, with an interval.
 
-    Writes RUN/values.csv, one row per training example. The interval says how the value may change with other
-    queries.
+    Writes RUN/values.csv, one row per training example or group. The interval says how the value may change with other
+    random fits, or for methods without refits with other queries. Ctrl-C leaves what the fits so far say in
+    RUN.part/values.csv; the same command goes on from there.
 
-    Example: steelyard value model.py:build --method knn_shapley --out runs/value
+    Example: steelyard value model.py:build --method banzhaf --set fits=500 --out runs/value
     """
     shown = Shown(quiet=quiet, as_json=as_json, fresh=fresh)
-    chosen = options.method_of(method, settings)
     data = DataOptions(train=train, query=query, text=text_column, label=label_column, id=id_column)
-    problem = load_problem(model, data, seed=seed, trust=trust)
-    request = request_of("value", model, data, problem, trust=trust) | {"method": str(chosen)}
+    chosen = flow.grouped(options.method_of(method, settings), groups)
+    problem = flow.with_utility(load_problem(model, data, seed=seed, trust=trust), utility)
+    request = request_of("value", model, data, problem, trust=trust) | {
+        "method": str(chosen),
+        "utility": utility,
+    }
     with session(out, request, shown) as run:
         report = finished_report(run) or flow.explain(problem, chosen, run, baselines=False)
         scores = report.scores[0]
@@ -54,13 +70,24 @@ def value(  # noqa: PLR0913 - one parameter per option
         if not run.finished:
             write_csv(values, run.path(_TABLE))
             write_report(report, run)
-    folder = Path(out)
-    if as_json:
-        typer.echo(json.dumps({"run": str(folder), "unit": scores.unit, "values": values.to_dicts()}))
+        if scores.provenance.resolved.get("stopped by") == "interrupted":
+            _tell(scores, values, Path(f"{out}.part"), shown, top=top)
+            # The run stays unfinished, so that the same command goes on instead of finding this.
+            raise KeyboardInterrupt
+    _tell(scores, values, Path(out), shown, top=top)
+
+
+def _tell(scores: Scores, values: "pl.DataFrame", folder: Path, shown: Shown, *, top: int) -> None:
+    meaning = flow.interval_meaning(scores)
+    if shown.as_json:
+        facts = {"run": str(folder), "unit": scores.unit, "interval": meaning, "values": values.to_dicts()}
+        typer.echo(json.dumps(facts))
         return
     rows = [*values.head(top).iter_rows(), *values.tail(max(0, min(top, len(values) - top))).iter_rows()]
     head = ("example", f"value ({scores.unit})", "low", "high")
     typer.echo(
         table(head, [(name, number(mean), number(low), number(high)) for name, mean, low, high in rows])
     )
+    if meaning:
+        typer.echo(f"\nlow and high: 95 % interval over {meaning}")
     typer.echo(f"\nvalues  {folder / _TABLE}\nreport  {folder / PAGE}")

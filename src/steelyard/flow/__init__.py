@@ -13,7 +13,10 @@ from steelyard.flow.problems import problem_of as problem_of
 from steelyard.flow.scoring import attribute as attribute
 from steelyard.flow.scoring import explain as explain
 from steelyard.flow.scoring import with_predictions as with_predictions
+from steelyard.flow.valuing import grouped as grouped
+from steelyard.flow.valuing import interval_meaning as interval_meaning
 from steelyard.flow.valuing import value as value
 from steelyard.flow.valuing import value_table as value_table
+from steelyard.flow.valuing import with_utility as with_utility
 from steelyard.flow.verifying import METRICS as METRICS
 from steelyard.flow.verifying import verify_report as verify_report
