@@ -34,10 +34,28 @@ BRIEF = {
     "label_consensus": {"repeats": "1", "seeds": "1"},
     "bayesian": {"base": "grad_dot", "draws": "3"},
     "memorization": {"fits": "20", "fraction": "0.5"},
+    "data_shapley": {"fits": "35"},
+    "beta_shapley": {"fits": "35"},
+    "class_wise_shapley": {"fits": "40"},
+    "banzhaf": {"fits": "32"},
+    "least_core": {"fits": "21"},
+    "ame": {"fits": "20"},
+    "datamodels": {"fits": "20"},
+    "data_oob": {"fits": "24"},
 }
+SAMPLED = (
+    "data_shapley",
+    "beta_shapley",
+    "class_wise_shapley",
+    "banzhaf",
+    "least_core",
+    "ame",
+    "datamodels",
+    "data_oob",
+)
 
 EXCEPTIONS = {
-    ("memorization", "copies"): "two copies are in different subsets",
+    **{(name, "copies"): "two copies are in different subsets" for name in ("memorization", *SAMPLED)},
     ("random", "copies"): "every id draws its own number",
     ("leave_one_out", "copies"): "minibatch training treats two copies at different steps of an epoch",
     ("self_confidence", "copies"): "two copies may be in different folds",
@@ -79,6 +97,8 @@ def learner(trained: bool = True) -> Torch:
 
 
 def problem(name: str) -> Problem:
+    if name == "class_wise_shapley":
+        return Problem(Sklearn(LogisticRegression(), measurement="accuracy"), *tables())
     # These ask for a training, everybody else is asked about the same given parameters.
     if name in LEXICAL:
         return Problem(Sklearn(make_pipeline(TfidfVectorizer(), LogisticRegression())), *texts())
@@ -144,6 +164,7 @@ def test_queries_do_not_disturb_one_another(name: str) -> None:
 WEIGHTED = ["grad_dot", "tracin", "gauss_newton", "kfac", "ekfac", "trak", "self_influence", "leave_one_out"]
 WEIGHTED += ["source", "replay"]
 WEIGHTED += ["logra", "grass"]
+WEIGHTED += ["data_shapley", "banzhaf", "datamodels", "data_oob", "lava"]
 CURVATURE = [
     "tkfac",
     "shampoo",

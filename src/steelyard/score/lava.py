@@ -11,7 +11,7 @@ from steelyard.collect.players import classes_of
 from steelyard.errors import CapabilityError, SettingError
 from steelyard.maths.transport import LARGEST_EXACT, Transport, transport
 from steelyard.problem import Problem
-from steelyard.records import Cost, Scores
+from steelyard.records import Cost, Examples, Scores
 from steelyard.run import Run, in_memory
 from steelyard.score.driver import MethodCard, begin, make_scores
 
@@ -74,18 +74,19 @@ class LAVA:
                 f"LAVA compares every training example with every query, and {train} x {query} distances do not fit.",
                 fix=f"give at most {_LARGEST // (8 * train)} queries, or use knn_shapley.",
             )
-        present = np.flatnonzero(problem.train.weights())
+        present = _by_id(problem.train, np.flatnonzero(problem.train.weights()))
+        asked = problem.query.take(_by_id(problem.query, np.arange(query)))
         embed = embedder(problem, run, source=self.embedding, method="LAVA")
         with run.progress("LAVA", train + query) as progress:
             parts = []
-            for side in (problem.train.take(present), problem.query):
+            for side in (problem.train.take(present), asked):
                 parts.append(
                     np.concatenate([embed(batch) for batch in side.batches(_BATCH)]).astype(np.float64)
                 )
                 progress.advance(len(side))
         run.spend(gradients=_FORWARD * (len(present) + query))
         costs = distances(*parts)
-        labels = _labels(problem, present)
+        labels = _labels(problem, present, asked)
         if labels is not None and self.label_weight:
             costs = costs + self.label_weight * class_distances(costs, *labels)[labels[0]][:, labels[1]]
         found = transport(costs)
@@ -137,10 +138,15 @@ def calibrated(potentials: Float[np.ndarray, " train"]) -> Float[np.ndarray, " t
     return potentials - (potentials.sum() - potentials) / max(1, count - 1)
 
 
-def _labels(problem: Problem, present: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    if classes_of(problem.train) is None or classes_of(problem.query) is None:
+def _by_id(examples: Examples, rows: np.ndarray) -> np.ndarray:
+    # Potentials of a degenerate programme depend on the order of its rows, so that has to be one of content.
+    return rows[np.argsort(examples.ids[rows], kind="stable")]
+
+
+def _labels(problem: Problem, present: np.ndarray, asked: Examples) -> tuple[np.ndarray, np.ndarray] | None:
+    if classes_of(problem.train) is None or classes_of(asked) is None:
         return None
-    sides = [np.asarray(side.labels()).astype(str) for side in (problem.train, problem.query)]
+    sides = [np.asarray(side.labels()).astype(str) for side in (problem.train, asked)]
     names = np.unique(np.concatenate(sides))
     train, query = (np.searchsorted(names, side) for side in sides)
     return train[present], query
