@@ -3,6 +3,7 @@
 Here lives one file per kind of plan. A plan is a proposal: nothing is changed, trained or verified here.
 """
 
+from steelyard.act.draw import draw as draw
 from steelyard.act.drop import drop as drop
 from steelyard.act.keep import keep as keep
 from steelyard.act.relabel import relabel as relabel

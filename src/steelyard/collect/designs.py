@@ -12,7 +12,7 @@ from steelyard.run.seeds import generator
 
 
 def random_subsets(
-    problem: Problem, count: int, *, fraction: float, name: str
+    problem: Problem, count: int, *, fraction: float | int, name: str
 ) -> Float[np.ndarray, "fit train"]:
     """Weightings of random subsets of equal size, 1 for present and 0 for absent.
 

@@ -5,6 +5,7 @@ problem gives ``Scores``. Everything that all methods share is in ``driver.py``.
 verifies, reports, reads data or imports torch; expensive passes over the model live in ``collect/``.
 """
 
+import ast
 import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -53,9 +54,12 @@ if TYPE_CHECKING:
     from steelyard.score.less import LESS as LESS
     from steelyard.score.logra import GraSS as GraSS
     from steelyard.score.logra import LoGra as LoGra
+    from steelyard.score.mates import MATES as MATES
+    from steelyard.score.mates import GroupMATES as GroupMATES
     from steelyard.score.memorization import Memorization as Memorization
     from steelyard.score.method import Method as Method
     from steelyard.score.method import MethodCard as MethodCard
+    from steelyard.score.nn_cift import NNCIFT as NNCIFT
     from steelyard.score.refined import EKFACCG as EKFACCG
     from steelyard.score.replay import Replay as Replay
     from steelyard.score.self_influence import SelfInfluence as SelfInfluence
@@ -118,6 +122,9 @@ METHODS: Mapping[str, str] = {
     "label_consensus": "steelyard.score.label_quality:LabelConsensus",
     "memorization": "steelyard.score.memorization:Memorization",
     "bayesian": "steelyard.score.bayesian:Bayesian",
+    "mates": "steelyard.score.mates:MATES",
+    "group_mates": "steelyard.score.mates:GroupMATES",
+    "nn_cift": "steelyard.score.nn_cift:NNCIFT",
 }
 """Name on the command line to ``module:Class``."""
 
@@ -188,3 +195,32 @@ def by_name(name: str, settings: Mapping[str, str] | None = None) -> "Method":
     """
     kind = method_class(name)
     return kind(**parse_settings(kind, settings or {}, owner=name))
+
+
+def from_repr(text: str) -> "Method":
+    """A method from its ``repr``, as ``Scores.method`` records it; nothing in the text is run.
+
+    Raises:
+        SettingError: If the text is no call of a method with plain values, or has settings that it does not take.
+
+    Example:
+        >>> from_repr("Random(seed=3)")
+        Random(seed=3)
+    """
+    fix = (
+        "make the scores by a method of `steelyard methods`, with settings that are numbers, texts or lists."
+    )
+    try:
+        call = ast.parse(text, mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise SettingError(f"{text!r} is not a method with its settings.", fix=fix)
+        given = {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise SettingError(f"{text!r} cannot be read as a method: {error}.", fix=fix) from error
+    known = {path.partition(":")[2]: path for path in METHODS.values()}
+    if call.func.id not in known:
+        raise SettingError(f"{text!r} names no method{did_you_mean(call.func.id, known)}", fix=fix)
+    try:
+        return __getattr__(call.func.id)(**given)
+    except TypeError as error:
+        raise SettingError(f"{text!r}: {error}.", fix=fix) from error

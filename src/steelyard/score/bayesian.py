@@ -79,7 +79,7 @@ class Bayesian:
     base: str = "auto"
     settings: tuple[str, ...] = ()
     draws: int = 10
-    fraction: float = 1.0
+    fraction: float | int = 1.0
     card: ClassVar[MethodCard] = MethodCard(
         paper="Nguyen, Seo & Oh 2023, A Bayesian Approach To Analysing Training Data Attribution In Deep Learning",
         needs="a learner that trains, and what the method that it repeats needs",
