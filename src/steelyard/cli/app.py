@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from steelyard.cli.attribute import attribute
+from steelyard.cli.bank import bank
 from steelyard.cli.clean import clean
 from steelyard.cli.demo import demo
 from steelyard.cli.index import index
@@ -46,6 +47,7 @@ def steelyard(
 for _command in (attribute, value, clean, verify, report, methods, demo):
     app.command()(_command)
 app.add_typer(index)
+app.add_typer(bank)
 
 
 def main() -> None:

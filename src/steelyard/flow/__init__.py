@@ -3,6 +3,9 @@
 Everything here puts together what the stages offer, and nothing here computes.
 """
 
+from steelyard.flow.banking import bank_facts as bank_facts
+from steelyard.flow.banking import build_bank as build_bank
+from steelyard.flow.banking import use_bank as use_bank
 from steelyard.flow.cleaning import clean as clean
 from steelyard.flow.cleaning import issues as issues
 from steelyard.flow.indexing import IndexAnswer as IndexAnswer

@@ -41,6 +41,7 @@ class Run:
         self._manifest = manifest or Manifest(request={})
         self._predicted: Cost | None = None
         self._matrices: list[np.memmap] = []
+        self._lenders: list[Path] = []
         self._saved = time.monotonic()
 
     def __repr__(self) -> str:
@@ -52,8 +53,16 @@ class Run:
         return self._manifest
 
     def has(self, key: str) -> bool:
-        """Whether something is kept under the key; never in memory."""
-        return self.folder is not None and store.kept_path(self.folder, key).exists()
+        """Whether something is kept under the key, here or in a folder that is borrowed from."""
+        own = () if self.folder is None else (self.folder,)
+        return any(store.kept_path(folder, key).exists() for folder in (*own, *self._lenders))
+
+    def borrow(self, folder: Path) -> None:
+        """Take what another run folder keeps under the same keys before computing it; nothing is written there.
+
+        What is taken is kept here too, so that this run stays complete by itself.
+        """
+        self._lenders.append(folder)
 
     def keep(self, key: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
         """The arrays kept under the key, computed and kept first if there are none.
@@ -78,7 +87,7 @@ class Run:
             RunError: If the disk is full or the folder may not be written; everything kept before is intact.
         """
         if self.folder is None:
-            return _in_order(compute())
+            return self._lent(key) or _in_order(compute())
         found = store.read_arrays(self.folder, key)
         if isinstance(found, store.Damaged):
             self.note(
@@ -86,7 +95,7 @@ class Run:
             )
         elif found is not None:
             return found
-        arrays = _in_order(compute())
+        arrays = self._lent(key) or _in_order(compute())
         if not self.finished:
             self._meter.spend(disk_bytes=store.write_arrays(self.folder, key, arrays))
             # Often enough that a kill loses a second of the account, seldom enough to cost nothing beside
@@ -218,6 +227,15 @@ class Run:
         )
         write_manifest(folder, self._manifest)
         self._saved = time.monotonic()
+
+    def _lent(self, key: str) -> Mapping[str, np.ndarray] | None:
+        for folder in self._lenders:
+            found = store.read_arrays(folder, key)
+            if isinstance(found, store.Damaged):
+                self.note(f"{key} in {folder.name} is damaged on the disk and was not used: {found.reason}")
+            elif found is not None:
+                return found
+        return None
 
     def _on_disk(self, what: str) -> Path:
         if self.folder is None:

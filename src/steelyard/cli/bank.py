@@ -1,0 +1,159 @@
+"""``steelyard bank``: fits made beforehand, for many runs."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from steelyard import flow
+from steelyard.cli import options, show
+from steelyard.cli.guard import guarded
+from steelyard.cli.model import DataOptions, load_problem
+from steelyard.cli.session import request_of
+from steelyard.collect import bank as banks
+from steelyard.errors import DataError, RunError
+from steelyard.run.progress import Show
+
+bank = typer.Typer(
+    name="bank", no_args_is_help=True, help="Fits made beforehand: build a bank, extend it, ask it."
+)
+
+Folder = Annotated[str, typer.Argument(help="Folder of the bank.", metavar="DIR", show_default=False)]
+Fits = Annotated[int, typer.Option(help="Fits in all.", min=1)]
+
+
+@bank.command()
+@guarded
+def build(  # noqa: PLR0913 - one parameter per option
+    model: options.Model,
+    *,
+    out: Annotated[
+        str, typer.Option(help="Folder of the bank. The same command continues what is in it.", metavar="DIR")
+    ],
+    fits: Fits,
+    train: options.Train = None,
+    query: options.Query = None,
+    design: Annotated[
+        Literal["half", "uniform", "bootstrap", "leave-one-out"],
+        typer.Option(help="Which training examples each fit sees."),
+    ] = "half",
+    purpose: Annotated[
+        Literal["scoring", "verification"],
+        typer.Option(help="Who may use it. What scores were made from cannot verify them."),
+    ] = "scoring",
+    seeds: Annotated[int, typer.Option(help="Training seeds.", min=1)] = 1,
+    utility: Annotated[
+        str | None, typer.Option(help="Measure the queries by this, such as accuracy.", metavar="NAME")
+    ] = None,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+    id_column: options.IdColumn = None,
+    seed: options.Seed = 0,
+    trust: options.Trust = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Train on FITS subsets of the training examples and keep what every query measured.
+
+    half: every example with probability 1/2 (verification: exactly half of them). uniform: with a probability drawn
+    anew for each fit. bootstrap: with replacement. leave-one-out: all but one, in turn. attribute, value and verify
+    take fits from it with --bank. Killed at any moment, the same command goes on.
+
+    Example: steelyard bank build model.py:build --train train.csv --query test.csv --out banks/half --fits 500
+    """
+    data = DataOptions(train=train, query=query, text=text_column, label=label_column, id=id_column)
+    problem = flow.with_utility(load_problem(model, data, seed=seed, trust=trust), utility)
+    request = request_of("bank", model, data, problem, trust=trust) | {"utility": utility}
+    banks.build(
+        out,
+        problem,
+        fits=fits,
+        design=design,
+        purpose=purpose,
+        seeds=seeds,
+        show=_show(quiet=quiet, as_json=as_json),
+        request=request,
+    )
+    _tell(Path(out), as_json=as_json)
+
+
+@bank.command()
+@guarded
+def extend(
+    folder: Folder,
+    *,
+    fits: Fits,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Go on with a bank until it has FITS fits; model and data are those that it was built with.
+
+    Example: steelyard bank extend banks/half --fits 1000
+    """
+    known = banks.open_bank(folder)
+    request = known.request
+    if "model" not in request:
+        raise RunError(
+            f"{folder} was not built from a model and data that can be loaded again.",
+            fix="extend it in Python: steelyard.collect.bank.build with the same problem and more fits.",
+        )
+    loaded = load_problem(
+        request["model"], DataOptions(**request["data"]), seed=request["seed"], trust=request["trust"]
+    )
+    problem = flow.with_utility(loaded, request.get("utility"))
+    changed = [name for name, checksum in problem.checksums().items() if known.checksums[name] != checksum]
+    if changed:
+        raise DataError(
+            f"{folder}: the {' and the '.join(changed)} changed since the bank was built.",
+            fix="restore what it was, or build another bank.",
+        )
+    banks.build(
+        folder,
+        problem,
+        fits=fits,
+        design=known.design,
+        purpose=known.purpose,
+        seeds=known.seeds,
+        show=_show(quiet=quiet, as_json=as_json),
+    )
+    _tell(Path(folder), as_json=as_json)
+
+
+@bank.command()
+@guarded
+def info(folder: Folder, *, as_json: options.Json = False) -> None:
+    """Say what a bank is of, who may use it, and how many fits it has.
+
+    Example: steelyard bank info banks/half
+    """
+    _tell(Path(folder), as_json=as_json)
+
+
+def _show(*, quiet: bool, as_json: bool) -> Show:
+    return "json" if as_json else "quiet" if quiet else "auto"
+
+
+def _tell(folder: Path, *, as_json: bool) -> None:
+    facts = flow.bank_facts(folder)
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    done = (
+        f"{facts['finished']:,} of {facts['fits']:,}" if "finished" in facts else f"{facts['kept']:,} so far"
+    )
+    rows = [("design", facts["design"]), ("purpose", facts["purpose"]), ("fits", done)]
+    if "finished" in facts:
+        rows += [
+            ("failed", f"{facts['failed']:,}"),
+            ("training examples", f"{facts['train']:,}, of which a fit sees {facts['share']:.0%}"),
+            ("queries", f"{facts['query']:,}"),
+        ]
+    rows += [
+        ("seeds", f"{facts['seeds']} (problem: {facts['seed']})"),
+        ("checksums", ", ".join(f"{name} {value[:12]}" for name, value in facts["checksums"].items())),
+        ("on disk", f"{facts['bytes'] / 2**20:,.1f} MiB, by Steelyard {facts['steelyard']}"),
+    ]
+    typer.echo(show.table(("bank", str(folder)), rows))
+    for note in facts.get("notes", ()):
+        typer.echo(f"note: {note}")
