@@ -1,8 +1,9 @@
 """``steelyard verify``: can I believe these scores?"""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,12 +14,32 @@ from steelyard.cli.guard import guarded
 from steelyard.cli.language import LanguageOptions
 from steelyard.cli.model import DataOptions, load_problem
 from steelyard.cli.session import RECORDS, Shown, finished_report, session, tell, write_report
-from steelyard.errors import DataError, RunError
+from steelyard.cli.show import table
+from steelyard.errors import DataError, RunError, SettingError
 from steelyard.problem import Problem
 from steelyard.records import Report
 from steelyard.run import read_manifest
 
 _FOLDER = "verified"
+_PLANNED = "planned"
+
+Truth = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="The column that a metric needs, as COLUMN or METRIC=COLUMN: mislabel_auc (true where a training label is "
+        "wrong), mrr and recall (links queries to training examples), agreement, subclass_detection, shortcut, "
+        "mixed_data. Repeatable.",
+        metavar="COLUMN",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="A setting of a metric, such as qld.share=0.05. Repeatable.",
+        metavar="METRIC.NAME=VALUE",
+    ),
+]
 
 
 @guarded
@@ -32,6 +53,20 @@ def verify(  # noqa: PLR0913 - one parameter per option
         int | None, typer.Option(help="Training seeds per fit; else the metric's own.", min=1)
     ] = None,
     subsets: Annotated[int, typer.Option(help="Random subsets for lds.", min=8)] = 64,
+    truth: Truth = None,
+    settings: Settings = None,
+    plan_only: Annotated[
+        bool,
+        typer.Option(
+            "--plan-only", help="Only a few pilot fits: say how many it takes to see an effect, and stop."
+        ),
+    ] = False,
+    effect: Annotated[
+        float | None,
+        typer.Option(
+            help="With --plan-only: what must be seen, as a correlation or in the measurement's unit."
+        ),
+    ] = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
     fresh: options.Fresh = False,
@@ -42,19 +77,22 @@ def verify(  # noqa: PLR0913 - one parameter per option
     those that scoring saw, and random controls are always beside. Every finished fit is kept: the same
     command continues.
 
-    Example: steelyard verify runs/first --metric lds,retraining --seeds 5
+    Example: steelyard verify runs/first --metric lds,qld,brittleness --seeds 5
     """
     shown = Shown(quiet=quiet, as_json=as_json, fresh=fresh)
     problem = _problem_of(run)
     names = [name.strip() for name in metric.split(",") if name.strip()]
-    request = {
+    request: dict[str, Any] = {
         "command": "verify",
         "of": read_manifest(run).fingerprint,
         "metrics": names,
-        "seeds": seeds,
-        "subsets": subsets,
         "checksums": problem.checksums(),
     }
+    if plan_only:
+        _plan(run, names, effect, problem, request, shown)
+        return
+    columns, chosen = _columns(truth), _settings(settings)
+    request |= {"seeds": seeds, "subsets": subsets, "truth": columns, "settings": chosen}
     with session(run / _FOLDER, request, shown) as verification:
         report = finished_report(verification)
         if report is None:
@@ -64,10 +102,71 @@ def verify(  # noqa: PLR0913 - one parameter per option
                 metrics=names,
                 seeds=seeds,
                 subsets=subsets,
+                truth=columns,
+                settings=chosen,
                 run=verification,
             )
             write_report(report, verification)
     tell(report, run / _FOLDER, shown, top=5)
+
+
+def _plan(  # noqa: PLR0913 - the options of the command that matter for a plan
+    run: Path, names: list[str], effect: float | None, problem: Problem, request: dict[str, Any], shown: Shown
+) -> None:
+    """Forecast the fits of each metric, in a run folder of its own."""
+    with session(
+        run / _PLANNED, request | {"command": "verify --plan-only", "effect": effect}, shown
+    ) as pilot:
+        found = flow.forecasts(problem, _with_data(run, problem), metrics=names, effect=effect, run=pilot)
+        seconds = pilot.cost.seconds
+    if shown.as_json:
+        typer.echo(json.dumps({"run": str(run / _PLANNED), "forecasts": [asdict(one) for one in found]}))
+        return
+    head = ("metric", "effect", "fits", "design", "pilot")
+    rows = [
+        (
+            f.metric,
+            f"{f.effect:.3g} {f.unit}",
+            "–" if f.fits is None else f"{f.fits:,}",
+            f.design,
+            str(f.pilot),
+        )
+        for f in found
+    ]
+    typer.echo(table(head, rows))
+    for one in found:
+        typer.echo(one.says)
+    pilots = sum(one.pilot for one in found)
+    if pilots and seconds:
+        typer.echo(f"A fit took about {seconds / pilots:.2g} s.")
+
+
+def _columns(given: list[str] | None) -> dict[str, str]:
+    """Metric to column; under the empty name, the column of every other metric."""
+    found: dict[str, str] = {}
+    for entry in given or []:
+        name, equals, column = entry.partition("=")
+        metric, column = (name.strip(), column.strip()) if equals else ("", entry.strip())
+        if not column or metric in found:
+            raise SettingError(
+                f"--truth {entry!r} {'names a metric twice' if column else 'names no column'}.",
+                fix="write --truth COLUMN, or --truth METRIC=COLUMN once for each metric.",
+            )
+        found[metric] = column
+    return found
+
+
+def _settings(given: list[str] | None) -> dict[str, dict[str, str]]:
+    """Metric to its settings."""
+    found: dict[str, dict[str, str]] = {}
+    for name, value in options.pairs(given).items():
+        metric, dot, setting = name.partition(".")
+        if not dot or not setting:
+            raise SettingError(
+                f"--set {name}={value}: of which metric?", fix="write --set qld.share=0.05, for example."
+            )
+        found.setdefault(metric, {})[setting] = value
+    return found
 
 
 def _problem_of(run: Path) -> Problem:

@@ -11,6 +11,7 @@ from steelyard.flow.cleaning import issues as issues
 from steelyard.flow.indexing import IndexAnswer as IndexAnswer
 from steelyard.flow.indexing import build_index as build_index
 from steelyard.flow.indexing import query_index as query_index
+from steelyard.flow.metrics import METRICS as METRICS
 from steelyard.flow.problems import learner_of as learner_of
 from steelyard.flow.problems import problem_of as problem_of
 from steelyard.flow.scoring import attribute as attribute
@@ -21,5 +22,5 @@ from steelyard.flow.valuing import interval_meaning as interval_meaning
 from steelyard.flow.valuing import value as value
 from steelyard.flow.valuing import value_table as value_table
 from steelyard.flow.valuing import with_utility as with_utility
-from steelyard.flow.verifying import METRICS as METRICS
+from steelyard.flow.verifying import forecasts as forecasts
 from steelyard.flow.verifying import verify_report as verify_report

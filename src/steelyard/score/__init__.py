@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from steelyard.score.dynamics import Forgetting as Forgetting
     from steelyard.score.dynamics import GraNd as GraNd
     from steelyard.score.gauss_newton import GaussNewton as GaussNewton
+    from steelyard.score.gptfluence import GPTfluence as GPTfluence
     from steelyard.score.gradient_products import GradCos as GradCos
     from steelyard.score.gradient_products import GradDot as GradDot
     from steelyard.score.gradient_products import TracIn as TracIn
@@ -125,6 +126,7 @@ METHODS: Mapping[str, str] = {
     "mates": "steelyard.score.mates:MATES",
     "group_mates": "steelyard.score.mates:GroupMATES",
     "nn_cift": "steelyard.score.nn_cift:NNCIFT",
+    "gptfluence": "steelyard.score.gptfluence:GPTfluence",
 }
 """Name on the command line to ``module:Class``."""
 

@@ -27,7 +27,20 @@ def parse_settings(kind: type, settings: Mapping[str, str], *, owner: str) -> di
     Raises:
         SettingError: If there is no such field, or its type does not take the text.
     """
-    declared = {item.name: item.type for item in fields(kind) if item.init}
+    return parse_values({item.name: item.type for item in fields(kind) if item.init}, settings, owner=owner)
+
+
+def parse_values(declared: Mapping[str, Any], settings: Mapping[str, str], *, owner: str) -> dict[str, Any]:
+    """Values of named settings from their text.
+
+    Args:
+        declared: Name to type.
+        settings: Name to text.
+        owner: Whose settings these are, for errors.
+
+    Raises:
+        SettingError: If there is no such setting, or its type does not take the text.
+    """
     values: dict[str, Any] = {}
     for name, text in settings.items():
         if name not in declared:

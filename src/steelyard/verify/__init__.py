@@ -14,6 +14,9 @@ from steelyard.verify.by_retraining import by_retraining as by_retraining
 from steelyard.verify.by_subsets import lds as lds
 from steelyard.verify.calibration import calibration as calibration
 from steelyard.verify.mislabel import mislabel_auc as mislabel_auc
+from steelyard.verify.planning import FORECAST as FORECAST
+from steelyard.verify.planning import Forecast as Forecast
+from steelyard.verify.planning import forecast as forecast
 from steelyard.verify.planted import mixed_data as mixed_data
 from steelyard.verify.planted import mrr as mrr
 from steelyard.verify.planted import recall as recall
