@@ -23,7 +23,7 @@ from steelyard.score.driver import score_pairs
 
 pytestmark = pytest.mark.laws
 LEXICAL = {"bm25", "tfidf"}
-THROUGH_TRAINING = {"tracin", "source", "replay", "bayesian"}
+THROUGH_TRAINING = {"tracin", "source", "replay", "bayesian", "gptfluence"}
 METHODS = sorted(score.METHODS)
 # Every shard is scored on its own, so floats may be summed in another order, never more than that.
 CLOSE = {"rtol": 1e-5, "atol": 1e-7}
@@ -34,6 +34,7 @@ BRIEF = {
     "label_consensus": {"repeats": "1", "seeds": "1"},
     "bayesian": {"base": "grad_dot", "draws": "3"},
     "nn_cift": {"base": "grad_dot"},
+    "gptfluence": {"runs": "2", "tested": "1", "components": "2"},
     "group_mates": {"groups": "10", "size": "3"},
     "memorization": {"fits": "20", "fraction": "0.5"},
     "data_shapley": {"fits": "35"},
@@ -57,6 +58,8 @@ SAMPLED = (
 )
 
 EXCEPTIONS = {
+    ("gptfluence", "copies"): "two copies are in different batches of the recorded training",
+    ("gptfluence", "queries"): "one simulator learns from the losses of all queries",
     ("nn_cift", "queries"): "one network learns from the scores of all queries",
     **{(name, "copies"): "two copies are in different subsets" for name in ("memorization", *SAMPLED)},
     ("random", "copies"): "every id draws its own number",

@@ -125,6 +125,20 @@ class TorchTraining:
         update(plan.recipe, values, gradient, slots, rate=plan.rate, step=plan.number)
         return State(values, slots, random)
 
+    def batch_of(self, step: int) -> tuple[Int[np.ndarray, " row"], float]:
+        """Rows of the examples in a step's batch, and its learning rate."""
+        plan = self._plan[step]
+        return self._course.rows[plan.places], plan.rate
+
+    def ask(self, state: State, question: Callable[[nn.Module], Tensor]) -> Tensor:
+        """What the module says at a state, in evaluation mode and without gradients."""
+        with self._at(state), torch.no_grad():
+            self._model.eval()
+            try:
+                return question(self._model)
+            finally:
+                self._model.train()
+
     def end(self, values: Float[Tensor, "query param"]) -> Cotangent:
         """The cotangent at the final state, from the gradients of the measurements."""
         values = values.to(self._values)

@@ -134,14 +134,17 @@ class NNCIFT:
         query = describe(problem, fitted, problem.query, method="NNCIFT")
         if train.shape[1] != query.shape[1]:  # queries without known labels have no errors
             train = train[:, : query.shape[1]]
-        centre, scale = train.mean(axis=0), train.std(axis=0)
+        by_id = train[
+            np.argsort(problem.train.ids, kind="stable")
+        ]  # sums round alike in every order of the rows
+        centre, scale = by_id.mean(axis=0), by_id.std(axis=0)
         scale = np.where(scale > 1e-12, scale, 1.0)
-        _, _, axes = np.linalg.svd((train - centre) / scale, full_matrices=False)
+        _, _, axes = np.linalg.svd((by_id - centre) / scale, full_matrices=False)
         axes = axes[: self.components]
         # A component and its negative describe the same; one of them must be chosen alike on every machine.
         axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
         reduced = [(side - centre) / scale @ axes.T for side in (train, query)]
-        size = reduced[0].std()
+        size = float(np.square(axes @ ((by_id - centre) / scale).T).mean() ** 0.5) or 1.0
         return reduced[0] / size, reduced[1] / size
 
     def _fit(
