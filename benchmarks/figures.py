@@ -173,6 +173,25 @@ def _memory(found: Mapping[str, Any]) -> list[str]:
     return _table(("method", "training examples", "working MB", "score matrix MB", "data MB"), rows)
 
 
+def _mislabel(found: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for kind, methods in found.items():
+        ranked = sorted(methods.items(), key=lambda item: -item[1]["auroc"])
+        rows = [
+            (
+                name,
+                f"{row['auroc']:.4f}",
+                "{:.4f} to {:.4f}".format(*row["interval"]),
+                row["ap"],
+                row["seconds"],
+            )
+            for name, row in ranked
+        ]
+        lines += [f"20 % {kind} noise:", ""]
+        lines += [*_table(("method", "AUROC", "95 %", "average precision", "seconds"), rows), ""]
+    return lines[:-1]
+
+
 def _store(found: Mapping[str, Any]) -> list[str]:
     rows = [
         (
@@ -286,6 +305,7 @@ _SECTIONS = {
     "ekfac": _ekfac,
     "gradients": _gradients,
     "knn_shapley": _knn_shapley,
+    "mislabel": _mislabel,
     "memory": _memory,
     "through_training": _through_training,
     "language": _language,

@@ -12,7 +12,13 @@ from tests.contracts.tree import ROOT, files, name, top_files
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-_PAGES_THAT_RUN = ("docs/api.md", "README.md")
+_PAGES_THAT_RUN = (
+    "docs/api.md",
+    "README.md",
+    "docs/families/dynamics.md",
+    "docs/families/bayesian.md",
+    "docs/families/surrogates.md",
+)
 _COMMANDS = ("attribute", "value", "clean", "verify", "report", "methods", "demo")
 
 
