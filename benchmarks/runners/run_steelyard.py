@@ -16,10 +16,31 @@ from steelyard.problem import Learner
 
 def compute(job: Job) -> Callable[[], np.ndarray]:
     """The method at the job's model, from the start each time: nothing is kept between repetitions."""
+    if "utility" in job.settings:
+        return _permutations(job)
     method = sy.score.method_class(job.method)(**job.settings)
     learner = _learner(job)
     train, query = (sy.read(_columns(pair)) for pair in (job.train, job.query))
     return lambda: np.asarray(method(sy.Problem(learner, train=train, query=query)).values)
+
+
+def _permutations(job: Job) -> Callable[[], np.ndarray]:
+    """Data Shapley of the mean over the queries beside its standard error, for so many permutations."""
+    from game import UTILITIES
+
+    asked = UTILITIES[job.settings["utility"]]
+    learner = sy.learners.Sklearn(asked.estimator, measurement=asked.measurement)
+    train, query = sy.read(job.train), sy.read(job.query)
+    method = sy.score.DataShapley(
+        fits=1 + job.settings["permutations"] * (len(train) - 1), nobody=asked.nobody, smallest=asked.smallest
+    )
+
+    def work() -> np.ndarray:
+        scores = method(sy.Problem(learner, train=train, query=query))
+        assert scores.uncertainty is not None
+        return np.stack([scores.per_example(), scores.uncertainty.examples], axis=1)
+
+    return work
 
 
 def _columns(pair: tuple[np.ndarray, np.ndarray]) -> Any:
