@@ -235,14 +235,17 @@ def _lora(found: Mapping[str, Any]) -> list[str]:
 
 
 def _language(found: Mapping[str, Any]) -> list[str]:
-    lines = [
-        "Transformer of 2 layers and width 128, 256 × 32 texts of 64 words, linear layers only; the floor is one bare "
-        f"forward and backward pass over all texts, {found['floor_seconds'] * 1000:.0f} ms.",
-    ]
-    for name in ("grad_dot", "ekfac"):
-        rows = [tuple(row.values()) for row in found[name]]
-        lines += ["", f"{name}:", "", *_table(tuple(found[name][0]), rows)]
-    return lines
+    lines: list[str] = []
+    for name, facts in found.items():
+        lines += [
+            f"{name}: transformer of {facts['about']}, linear layers only; the floor is one bare forward and backward "
+            f"pass over all texts, {facts['floor_seconds'] * 1000:.0f} ms.",
+        ]
+        for method in ("grad_dot", "ekfac"):
+            rows = [tuple(row.values()) for row in facts[method]]
+            lines += ["", f"{method}:", "", *_table(tuple(facts[method][0]), rows)]
+        lines.append("")
+    return lines[:-1]
 
 
 def _through_training(found: Mapping[str, Any]) -> list[str]:
