@@ -148,7 +148,7 @@ def _logistic(
 
     note = (
         "LogisticRegression was fitted by Newton's method from the fit of all examples, to the minimum of its "
-        f"objective (ten digits of its gradient); scikit-learn's own fits stop within tol={fitted.tol:g} of it"
+        f"objective (eight digits of its gradient); scikit-learn's own fits stop within tol={fitted.tol:g} of it"
     )
     return Shortcut(_most(inputs, 4 * data.outputs), note, ask)
 
