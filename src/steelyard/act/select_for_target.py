@@ -62,7 +62,9 @@ def select_for_target(
     return Plan(
         action="keep",
         ids=scores.train_ids[rows],
-        reasons=tuple(_reason(scores, row, weights[row], rank, columns) for rank, row in enumerate(rows, 1)),
+        reasons=tuple(
+            _reason(scores, int(row), float(weights[row]), rank, columns) for rank, row in enumerate(rows, 1)
+        ),
         train_checksum=scores.train_checksum,
         provenance=replace(made, resolved={**made.resolved, **extra}),
     )
