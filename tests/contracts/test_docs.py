@@ -16,6 +16,7 @@ _PAGES_THAT_RUN = (
     "docs/api.md",
     "README.md",
     "docs/families/dynamics.md",
+    "docs/families/values.md",
     "docs/families/bayesian.md",
     "docs/families/surrogates.md",
 )
