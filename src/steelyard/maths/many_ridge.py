@@ -56,13 +56,35 @@ def ridge_fits(
     if few.any():
         places = np.flatnonzero(few)
         found[places] = _updated(columns, targets, weights[places], penalty)
-    for place in np.flatnonzero(~few):
+    many = np.flatnonzero(~few)
+    if 8 * columns.size * columns.shape[1] <= _BLOCK_BYTES:
+        found[many] = _by_products(columns, targets, weights[many], penalty)
+        many = many[:0]
+    for place in many:
         rows = np.flatnonzero(weights[place])
         scaled = columns[rows] * weights[place, rows, None]
         gram = scaled.T @ columns[rows]
         gram[np.diag_indices_from(gram)] += penalty
         found[place] = _solved(gram, scaled.T @ targets[rows]).T
     return found, _satisfied(columns, targets, weights, penalty, found)
+
+
+def _by_products(
+    columns: np.ndarray, targets: np.ndarray, weights: np.ndarray, penalty: np.ndarray
+) -> np.ndarray:
+    """Every Gram matrix is a weighted sum of the examples' products, so all come from one matrix product."""
+    width, outputs = columns.shape[1], targets.shape[1]
+    squares = (columns[:, :, None] * columns[:, None]).reshape(len(columns), -1)
+    crossed = (columns[:, :, None] * targets[:, None]).reshape(len(columns), -1)
+    found = np.empty((len(weights), outputs, width))
+    step = max(1, _BLOCK_BYTES // (8 * width * width))
+    for low in range(0, len(weights), step):
+        part = weights[low : low + step]
+        gram = (part @ squares).reshape(-1, width, width)
+        gram[:, np.arange(width), np.arange(width)] += penalty
+        right = (part @ crossed).reshape(-1, width, outputs)
+        found[low : low + step] = _solved(gram, right).transpose(0, 2, 1)
+    return found
 
 
 def _updated(
