@@ -37,6 +37,10 @@ def value(  # noqa: PLR0913 - one parameter per option
         str | None,
         typer.Option(help="Measure the queries by this, such as accuracy, margin or loss.", metavar="NAME"),
     ] = None,
+    bank: Annotated[
+        str | None,
+        typer.Option(help="Take fits from this bank where it has them: see `steelyard bank`.", metavar="DIR"),
+    ] = None,
     top: Annotated[int, typer.Option(help="Lowest and highest values to print.", min=1)] = 10,
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
@@ -64,6 +68,8 @@ def value(  # noqa: PLR0913 - one parameter per option
         "utility": utility,
     }
     with session(out, request, shown) as run:
+        if not run.finished:
+            flow.use_bank(bank, problem, run, purpose="scoring")
         report = finished_report(run) or flow.explain(problem, chosen, run, baselines=False)
         scores = report.scores[0]
         values = flow.value_table(scores)

@@ -185,6 +185,7 @@ def _problem_of(run: Path) -> Problem:
         trust=request["trust"],
         language=LanguageOptions(**request.get("language", {})),
     )
+    problem = flow.with_utility(problem, request.get("utility"))
     for name, checksum in problem.checksums().items():
         if request["checksums"][name] != checksum:
             raise DataError(

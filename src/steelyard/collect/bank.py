@@ -21,6 +21,7 @@ from jaxtyping import Float
 from steelyard.collect import coalitions
 from steelyard.collect.designs import random_subsets
 from steelyard.collect.fits import Outcomes, Purpose, outcomes
+from steelyard.collect.players import players_of
 from steelyard.errors import RunError, SettingError
 from steelyard.problem import Problem
 from steelyard.records import Cost
@@ -227,12 +228,13 @@ def rows(problem: Problem, bank: Bank, wanted: range) -> tuple[Float[np.ndarray,
 
 
 def _scoring_rows(problem: Problem, design: Design, wanted: range) -> np.ndarray:
-    total, seed = len(problem.train), problem.seed
+    # Methods draw among the examples that are present, in the order of their ids.
+    players, seed = players_of(problem.train), problem.seed
     if design == "half":
-        return coalitions.independent(seed, total, wanted, probability=0.5).astype(np.float64)
+        return players.weightings(coalitions.independent(seed, len(players), wanted, probability=0.5))
     if design == "uniform":
-        return coalitions.levels(seed, total, wanted).astype(np.float64)
-    return coalitions.bags(seed, total, wanted)
+        return players.weightings(coalitions.levels(seed, len(players), wanted))
+    return coalitions.bags(seed, len(players), wanted)[:, players.owner] * (players.owner >= 0)
 
 
 def _repeated_rows(problem: Problem, bank: Bank, count: int) -> np.ndarray:
