@@ -168,6 +168,23 @@ def _knn_shapley(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _shapley(found: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (r["utility"], r["who"], r["seconds"], r["times_ours"], r["error"], r["gap"])
+        for r in found["permutations"]
+    ]
+    thousand = [(r["method"], r["learner"], r["fits"], r["seconds"], r["error"]) for r in found["thousand"]]
+    return [
+        *_table(
+            ("utility", "who", "seconds", "× ours", "mean standard error", "gap in standard errors"), rows
+        ),
+        "",
+        f"Values of {found['thousand'][0]['examples']:,} examples for 100 queries:",
+        "",
+        *_table(("method", "learner", "fits", "seconds", "median standard error"), thousand),
+    ]
+
+
 def _memory(found: Mapping[str, Any]) -> list[str]:
     rows = [tuple(row.values()) for row in found["rows"]]
     return _table(("method", "training examples", "working MB", "score matrix MB", "data MB"), rows)
@@ -308,6 +325,7 @@ _SECTIONS = {
     "ekfac": _ekfac,
     "gradients": _gradients,
     "knn_shapley": _knn_shapley,
+    "shapley": _shapley,
     "mislabel": _mislabel,
     "memory": _memory,
     "through_training": _through_training,

@@ -13,14 +13,15 @@ NAMES = {
     "act", "data", "errors", "learners", "report", "run", "score", "verify",
 }  # fmt: skip
 FUNCTIONS = {
-    "act": {"drop", "keep", "relabel"},
+    "act": {"drop", "keep", "relabel", "select_for_target"},
     "verify": {"by_retraining", "lds", "removal_curve", "calibration", "mislabel_auc"},
     "report": {"html", "text"},
     "learners": {"Torch", "Sklearn", "SGD", "Adam", "AdamW"},
 }
 METHODS = {
     "random", "loss", "class_similarity", "embedding_cosine", "bm25", "leave_one_out", "grad_dot", "grad_cos", "tracin",
-    "gauss_newton", "kfac", "ekfac", "trak", "self_influence", "knn_shapley",
+    "gauss_newton", "kfac", "ekfac", "trak", "self_influence", "knn_shapley", "data_shapley", "beta_shapley", "banzhaf",
+    "class_wise_shapley", "least_core", "ame", "datamodels", "data_oob", "lava",
 }  # fmt: skip
 
 
