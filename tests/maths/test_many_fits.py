@@ -97,3 +97,16 @@ def test_ties_at_the_last_neighbour_are_told_and_other_ties_are_not():
         nearest_in_subsets(np.arange(5)[None], distances, present, k=k).settled.tolist() for k in (2, 3)
     ]
     assert settled == [[False, False, True, False], [True, True, False, True]]
+
+
+def test_a_tie_among_examples_of_one_kind_does_not_matter():
+    distances, present = np.array([[0.0, 1.0, 1.0, 1.0, 2.0]]), np.ones((2, 5), dtype=bool)
+    present[1, 3] = False
+    order = np.arange(5)[None]
+    for kinds, settled in (
+        ([0, 1, 1, 1, 0], [True, True]),
+        ([0, 1, 1, 0, 0], [False, True]),
+        ([1, 1, 0, 1, 1], [False] * 2),
+    ):
+        found = nearest_in_subsets(order, distances, present, k=2, kinds=np.array(kinds))
+        assert found.settled.tolist() == settled

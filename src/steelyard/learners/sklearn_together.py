@@ -178,7 +178,7 @@ def _neighbours(
                 len(weightings), bool
             )
         distances, order = fitted.kneighbors(queries, n_neighbors=len(inputs))
-        found = nearest_in_subsets(order, distances, weightings != 0, params["n_neighbors"])
+        found = nearest_in_subsets(order, distances, weightings != 0, params["n_neighbors"], kinds=codes)
         pull = _pull(found.distances, params["weights"])
         means = np.einsum("fqk,fqkt->fqt", pull, targets[found.rows]).reshape(-1, targets.shape[1])
         good = found.settled & np.isin(weightings, (0.0, 1.0)).all(axis=1)

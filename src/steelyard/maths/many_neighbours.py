@@ -22,7 +22,8 @@ class Nearest:
     Attributes:
         rows: Positions of the examples, nearest first; meaningless where ``settled`` is false.
         distances: Their distances.
-        settled: Whether the subset has k examples, and no query has a further one as near as its k-th.
+        settled: Whether the subset has k examples, and no query has a further one as near as its k-th and of
+            another kind.
     """
 
     rows: Int[np.ndarray, "fit query k"]
@@ -35,6 +36,8 @@ def nearest_in_subsets(
     distances: Float[np.ndarray, "query example"],
     present: Bool[np.ndarray, "fit example"],
     k: int,
+    *,
+    kinds: Int[np.ndarray, " example"] | None = None,
 ) -> Nearest:
     """Walk down every query's list until k examples of the subset are found.
 
@@ -45,6 +48,7 @@ def nearest_in_subsets(
         distances: In the same order.
         present: Which examples each subset has.
         k: How many neighbours.
+        kinds: Examples of one kind are interchangeable: a tie among them does not matter. None: all differ.
 
     Example:
         >>> order, distances = np.array([[2, 0, 1]]), np.array([[0.1, 0.2, 0.4]])
@@ -55,16 +59,18 @@ def nearest_in_subsets(
     rows = np.zeros((fits, queries, k), dtype=np.int64)
     near = np.zeros((fits, queries, k))
     settled = np.count_nonzero(present, axis=1) >= k
+    own = np.arange(order.shape[1]) if kinds is None else kinds
+    listed = own[order]
     step = max(1, _BLOCK_BYTES // (10 * order.size))
     for low in range(0, fits, step):
         part = np.flatnonzero(settled[low : low + step]) + low
         if len(part):
-            rows[part], near[part], settled[part] = _walk(order, distances, present[part], k)
+            rows[part], near[part], settled[part] = _walk(order, distances, listed, present[part], k)
     return Nearest(rows, near, settled)
 
 
 def _walk(
-    order: np.ndarray, distances: np.ndarray, present: np.ndarray, k: int
+    order: np.ndarray, distances: np.ndarray, kinds: np.ndarray, present: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     total = order.shape[1]
     depth = min(total, int(_AHEAD * (k + 4) * total / max(1, present.sum(axis=1).min())))
@@ -80,9 +86,12 @@ def _walk(
     fits, queries = there.shape[:2]
     index = np.arange(queries)[None, :, None]
     rows, near = order[index, places], distances[index, places]
-    further = np.argmax(count == k + 1, axis=2)
-    has = count[:, :, -1] > k
-    beyond = np.where(has, distances[np.arange(queries)[None, :], further], np.inf)
-    last = near[:, :, -1]
-    tied = beyond - last <= _TIE * np.maximum(last, 1.0)
-    return rows, near, np.asarray(~tied.any(axis=1))
+    last = near[:, :, -1:]
+    same = there & (np.abs(distances[:, :depth] - last) <= _TIE * np.maximum(last, 1.0))
+    own = kinds[np.arange(queries)[None, :], places[:, :, -1]]
+    mixed = (same & (kinds[:, :depth] != own[:, :, None])).any(axis=2)
+    # Only one beyond the k-th makes it a choice: either more of that distance are there than fit, or cannot be seen.
+    full = count[:, :, -1] > k
+    beyond = np.where(full, same.sum(axis=2) > (same & (count <= k)).sum(axis=2), False)
+    unseen = same[:, :, -1] & (depth < total)
+    return rows, near, ~((mixed & beyond) | unseen).any(axis=1)
