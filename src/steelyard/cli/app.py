@@ -9,6 +9,7 @@ from steelyard.cli.bank import bank
 from steelyard.cli.clean import clean
 from steelyard.cli.demo import demo
 from steelyard.cli.index import index
+from steelyard.cli.leaderboard import leaderboard
 from steelyard.cli.methods import methods
 from steelyard.cli.report import report
 from steelyard.cli.value import value
@@ -44,7 +45,7 @@ def steelyard(
     """
 
 
-for _command in (attribute, value, clean, verify, report, methods, demo):
+for _command in (attribute, value, clean, verify, leaderboard, report, methods, demo):
     app.command()(_command)
 app.add_typer(index)
 app.add_typer(bank)

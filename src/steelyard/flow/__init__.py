@@ -11,6 +11,9 @@ from steelyard.flow.cleaning import issues as issues
 from steelyard.flow.indexing import IndexAnswer as IndexAnswer
 from steelyard.flow.indexing import build_index as build_index
 from steelyard.flow.indexing import query_index as query_index
+from steelyard.flow.leaderboard import Asked as Asked
+from steelyard.flow.leaderboard import Task as Task
+from steelyard.flow.leaderboard import leaderboard as leaderboard
 from steelyard.flow.metrics import METRICS as METRICS
 from steelyard.flow.problems import learner_of as learner_of
 from steelyard.flow.problems import problem_of as problem_of

@@ -7,6 +7,7 @@ mean, its unit and its sign; every record carries its provenance.
 from steelyard.records.evidence import Evidence as Evidence
 from steelyard.records.examples import Column as Column
 from steelyard.records.examples import Examples as Examples
+from steelyard.records.leaderboard import Leaderboard as Leaderboard
 from steelyard.records.plan import Plan as Plan
 from steelyard.records.provenance import Cost as Cost
 from steelyard.records.provenance import Provenance as Provenance

@@ -17,8 +17,7 @@ class Evidence:
     """One finding of the verifier.
 
     Attributes:
-        metric: ``"retraining"``, ``"lds"``, ``"removal_curve"``, ``"calibration"``, ``"mislabel_auc"``,
-            ``"agreement"``, ``"tail_patch"``, ``"qld"``.
+        metric: ``"retraining"``, ``"lds"``, ``"qld"``, …: a name of ``flow.METRICS``.
         subject: What was verified, for people: the method or the plan.
         estimate: The effect or the correlation.
         interval: Confidence interval of the estimate at ``level``.
@@ -84,6 +83,10 @@ class Evidence:
             ) from error
         if values.pop("steelyard", None) != "evidence":
             raise DataError(f"{path}: not evidence.", fix="give a file written by Evidence.save.")
-        values["interval"] = tuple(values["interval"])
-        values["provenance"] = Provenance.from_json(values["provenance"])
-        return cls(**values)
+        return cls.from_json(values)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Evidence":
+        """Evidence from the plain values that ``asdict`` made of it."""
+        provenance = Provenance.from_json(values["provenance"])
+        return cls(**{**values, "interval": tuple(values["interval"]), "provenance": provenance})

@@ -2,7 +2,7 @@
 
 import difflib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -66,7 +66,7 @@ def describe(annotation: Any) -> str:
         return " or ".join(str(item) for item in arguments)
     if origin in (Union, types.UnionType):
         return " or ".join(describe(item) for item in arguments)
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         return f"a comma-separated list of {describe(arguments[0])}s"
     plain = {float: "number", int: "whole number", bool: "true or false", str: "text", type(None): "none"}
     return plain.get(annotation, "something that only Python code can give")
@@ -85,7 +85,7 @@ def _parse(text: str, annotation: Any) -> tuple[bool, Any]:
     if origin in (Union, types.UnionType):
         tried = (_parse(text, item) for item in sorted(arguments, key=lambda item: item is str))
         return next(((True, value) for found, value in tried if found), (False, None))
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         parts = [_parse(part.strip(), arguments[0]) for part in text.split(",") if part.strip()]
         return all(found for found, _ in parts), tuple(value for _, value in parts)
     if annotation in (int, float):
