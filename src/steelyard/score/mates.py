@@ -108,8 +108,8 @@ class GroupMATES:
     The gain of the t-th step of a short training on a group is modelled as the example's own gain, as in ``mates``,
     times :math:`1 - \gamma_q r_t`, with :math:`r_t` the sum of its cosines with the members before it. :math:`\gamma`
     is fitted to probed groups; the record compares the order of held-out groups' gains with the plain sum of own
-    gains and with this model. The score is the expected gain of the example in the middle of a random group of that
-    size.
+    gains and with this model, which is used only where it does better. The score is the expected gain of the example
+    in the middle of a random group of that size.
 
     Cost: that of ``mates``, and ``groups * size`` more steps.
 
@@ -160,13 +160,18 @@ class GroupMATES:
         measured = gains[held].sum(axis=1)
         # The examples of a random group that come before its middle, as related as any two are on average.
         mean = (vectors @ vectors.sum(axis=0) - (vectors**2).sum(axis=1)) / max(1, len(vectors) - 1)
+        by_sum, by_model = agreement(plain.sum(axis=1), measured), agreement(model.sum(axis=1), measured)
+        used = (by_model["mean_spearman_per_query"] or 0.0) > (by_sum["mean_spearman_per_query"] or 0.0)
+        if not used:  # relations that do not order unseen groups better have no place in the scores
+            redundancy = np.zeros_like(redundancy)
         values = own.predicted * (1 - redundancy * ((self.size - 1) / 2 * mean)[:, None])
         resolved = {
             "rate": rate,
             "redundancy": float(np.median(redundancy)),
             "held_out_examples": agreement(own.ridge.held_out, own.measured),
-            "held_out_groups_plain_sum": agreement(plain.sum(axis=1), measured),
-            "held_out_groups_relational": agreement(model.sum(axis=1), measured),
+            "held_out_groups_plain_sum": by_sum,
+            "held_out_groups_relational": by_model,
+            "relations_used": used,
         }
         unit = problem.learner.measurement.unit
         return make_scores(

@@ -4,8 +4,8 @@ Source: Agarwal & Hakkani-Tür (2025), "Data Valuation using Neural Networks for
 arXiv:2502.09969: the InfluenceNetwork on concatenated embeddings, trained on a small share of the pairs.
 
 Deviations: the embeddings are those of the learner with its errors (see ``collect/describing.py``), reduced to their
-main components, and their product stands beside both; scores are standardised; the share is of training examples,
-each with all queries, because that is what a method's cost goes by.
+main components; products of the components and the inner product of the whole embeddings stand beside them; scores are
+standardised; the share is of training examples, each with all queries, because that is what a method's cost goes by.
 """
 
 import warnings
@@ -87,12 +87,12 @@ class NNCIFT:
         train, query = self._described(problem, run)
         tested = rows[: max(2, round(_TESTED * len(rows)))]
         learned = rows[len(tested) :]
-        network = self._fit(problem, train[learned], query, known[len(tested) :])
+        network = self._fit(problem, train.take(learned), query, known[len(tested) :])
         facts = {
             "base": repr(method),
             "scored_by_base": len(rows),
             "share_of_base_saved": 1 - len(rows) / len(problem.train),
-            "held_out": agreement(network.predict(train[tested], query), known[: len(tested)]),
+            "held_out": agreement(network.predict(train.take(tested), query), known[: len(tested)]),
         }
         values = network.predict(train, query)
         unit = method.unit(problem)
@@ -127,7 +127,7 @@ class NNCIFT:
         count = min(len(by_id), max(_LEAST, round(self.share * len(by_id))))
         return by_id[generator(problem.seed, "nn-cift").permutation(len(by_id))[:count]]
 
-    def _described(self, problem: Problem, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    def _described(self, problem: Problem, run: Run) -> "tuple[Side, Side]":
         fitted = explained(problem, run)
         run.spend(gradients=2 / 3 * (len(problem.train) + len(problem.query)))
         train = describe(problem, fitted, problem.train, method="NNCIFT")
@@ -145,11 +145,10 @@ class NNCIFT:
         axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
         reduced = [(side - centre) / scale @ axes.T for side in (train, query)]
         size = float(np.square(axes @ ((by_id - centre) / scale).T).mean() ** 0.5) or 1.0
-        return reduced[0] / size, reduced[1] / size
+        length = float(np.square(by_id).sum(axis=1).mean() ** 0.5) or 1.0
+        return Side(reduced[0] / size, train / length), Side(reduced[1] / size, query / length)
 
-    def _fit(
-        self, problem: Problem, train: np.ndarray, query: np.ndarray, scores: np.ndarray
-    ) -> "InfluenceNetwork":
+    def _fit(self, problem: Problem, train: "Side", query: "Side", scores: np.ndarray) -> "InfluenceNetwork":
         centre, scale = float(scores.mean()), float(scores.std()) or 1.0
         network = MLPRegressor(
             hidden_layer_sizes=(self.width,),
@@ -158,7 +157,7 @@ class NNCIFT:
             learning_rate_init=3e-3,
             random_state=stream(problem.seed, "nn-cift network") % 2**32,
         )
-        pairs = np.concatenate([paired(train[i : i + 1], query) for i in range(len(train))])
+        pairs = paired(train, query)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # it trains for a fixed number of epochs
             network.fit(pairs, ((scores - centre) / scale).ravel())
@@ -179,21 +178,37 @@ class InfluenceNetwork:
     centre: float
     scale: float
 
-    def predict(
-        self, train: Float[np.ndarray, "row component"], query: Float[np.ndarray, "query component"]
-    ) -> Float[np.ndarray, "row query"]:
+    def predict(self, train: "Side", query: "Side") -> Float[np.ndarray, "row query"]:
         """Scores of every pair."""
-        step = max(1, _BLOCK // max(1, len(query)))
+        total, count = len(train.components), len(query.components)
+        step = max(1, _BLOCK // max(1, count))
         parts = [
-            np.asarray(self.network.predict(paired(train[k : k + step], query))).reshape(-1, len(query))
-            for k in range(0, len(train), step)
+            np.asarray(self.network.predict(paired(train.take(np.arange(k, min(k + step, total))), query)))
+            for k in range(0, total, step)
         ]
-        return np.concatenate(parts) * self.scale + self.centre
+        return np.concatenate(parts).reshape(total, count) * self.scale + self.centre
 
 
-def paired(
-    train: Float[np.ndarray, "row component"], query: Float[np.ndarray, "query component"]
-) -> Float[np.ndarray, "pair feature"]:
-    """Both descriptions of every pair and their product, row by row."""
-    left, right = np.repeat(train, len(query), axis=0), np.tile(query, (len(train), 1))
-    return np.concatenate([left, right, left * right], axis=1)
+@dataclass(frozen=True, eq=False)
+class Side:
+    """Training examples or queries as the network sees them.
+
+    Attributes:
+        components: Main components of their descriptions.
+        whole: The descriptions themselves, of about length 1.
+    """
+
+    components: Float[np.ndarray, "row component"]
+    whole: Float[np.ndarray, "row feature"]
+
+    def take(self, rows: np.ndarray) -> "Side":
+        """These rows."""
+        return Side(self.components[rows], self.whole[rows])
+
+
+def paired(train: Side, query: Side) -> Float[np.ndarray, "pair feature"]:
+    """The components of every pair, their products, and the inner product of the whole descriptions, row by row."""
+    left = np.repeat(train.components, len(query.components), axis=0)
+    right = np.tile(query.components, (len(train.components), 1))
+    inner = (train.whole @ query.whole.T).reshape(-1, 1)
+    return np.concatenate([left, right, left * right, inner], axis=1)
