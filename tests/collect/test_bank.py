@@ -207,3 +207,15 @@ def test_killed_the_same_command_goes_on_and_extend_finds_model_and_data_again(t
     told = steelyard("bank", "info", str(folder), "--json", stdout=subprocess.PIPE)
     facts = json.loads(told.communicate()[0])
     assert (facts["finished"], facts["kept"], facts["purpose"], facts["failed"]) == (70, 70, "scoring", 0)
+
+
+def test_more_fits_than_the_time_budget_allows_are_refused_with_what_can_be_had(tmp_path, monkeypatch):
+    problem = ridge_problem()
+    monkeypatch.setattr(
+        "steelyard.collect.pace._probe", lambda _: {"fit": np.array(0.5), "gradient": np.array(0.0)}
+    )
+    with pytest.raises(SettingError, match="about 50 s") as told:
+        build(tmp_path / "bank", problem, fits=100, time_budget=10)
+    assert "ask for 20 fits or fewer" in told.value.fix
+    build(tmp_path / "other", problem, fits=20, time_budget=10)
+    assert len(bank.read_fits(tmp_path / "other").values) == 20

@@ -7,9 +7,9 @@ from steelyard.collect.designs import groups_along, random_like, random_subsets
 from steelyard.collect.fits import ensemble, explained, fit_seeds, outcomes
 from steelyard.errors import DataError, FitError, SettingError, ShapeError
 from steelyard.problem import Problem
-from steelyard.records import Plan
+from steelyard.records import Examples, Plan
 from steelyard.run import in_memory, open_run
-from tests.problems import additive_problem, inputs, ridge_problem
+from tests.problems import SQUARED_ERROR, Parameters, Ridge, additive_problem, inputs, ridge_problem
 
 
 def test_outcomes_are_the_measurements_after_the_refits():
@@ -196,3 +196,51 @@ def test_absent_examples_change_nothing_else():
     masks = random_subsets(problem, 3, fraction=0.5, name="x")
     found = outcomes(problem, masks, [0, 0, 0], in_memory(), purpose="scoring")
     np.testing.assert_allclose(found.values, masks @ inputs(problem.train) @ inputs(problem.query).T)
+
+
+class Drifting:
+    """A learner whose fits of one seed differ from call to call."""
+
+    def __init__(self) -> None:
+        self.inner = Ridge(noise=0.1)
+        self.calls = 0
+
+    measurement = SQUARED_ERROR
+
+    def check(self, train: Examples, query: Examples) -> tuple[str, ...]:
+        return ()
+
+    def fit(self, examples: Examples, weights: np.ndarray | None = None, seed: int = 0) -> Parameters:
+        self.calls += 1
+        return self.inner.fit(examples, weights, seed + self.calls)
+
+    def explained(self, examples: Examples, seed: int = 0) -> Parameters:
+        return self.fit(examples, seed=seed)
+
+    def measure(self, fitted: Parameters, queries: Examples) -> np.ndarray:
+        return self.inner.measure(fitted, queries)
+
+    def loss(self, fitted: Parameters, examples: Examples) -> np.ndarray:
+        return self.inner.loss(fitted, examples)
+
+    def settings(self) -> dict[str, object]:
+        return {}
+
+    def fingerprint(self) -> str:
+        return "drifting"
+
+
+def test_a_fit_that_does_not_repeat_itself_is_measured_and_named_once(tmp_path):
+    base = ridge_problem()
+    for learner, drifts in ((Drifting(), True), (Ridge(noise=0.1), False)):
+        problem = Problem(learner, base.train, base.query)
+        weightings = random_subsets(problem, 25, fraction=0.5, name="test")
+        with open_run(tmp_path / str(drifts), {}, show="quiet") as run:
+            for part in (weightings[:22], weightings):
+                outcomes(problem, part, [0] * len(part), run, purpose="scoring")
+            assert run.cost.fits == 25
+            told = [note for note in run.notes if "two fits of the same examples" in note]
+            assert len(told) == drifts
+            if isinstance(learner, Drifting):
+                assert learner.calls == 27
+                assert "squared units" in told[0]

@@ -21,6 +21,12 @@ bank = typer.Typer(
 
 Folder = Annotated[str, typer.Argument(help="Folder of the bank.", metavar="DIR", show_default=False)]
 Fits = Annotated[int, typer.Option(help="Fits in all.", min=1)]
+TimeBudget = Annotated[
+    float | None,
+    typer.Option(
+        help="Refuse what is predicted to take more seconds, and say what can be had.", metavar="SECONDS"
+    ),
+]
 
 
 @bank.command()
@@ -49,6 +55,7 @@ def build(  # noqa: PLR0913 - one parameter per option
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
+    time_budget: TimeBudget = None,
     seed: options.Seed = 0,
     trust: options.Trust = False,
     quiet: options.Quiet = False,
@@ -74,6 +81,7 @@ def build(  # noqa: PLR0913 - one parameter per option
         seeds=seeds,
         show=_show(quiet=quiet, as_json=as_json),
         request=request,
+        time_budget=time_budget,
     )
     _tell(Path(out), as_json=as_json)
 
@@ -84,6 +92,7 @@ def extend(
     folder: Folder,
     *,
     fits: Fits,
+    time_budget: TimeBudget = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -116,6 +125,7 @@ def extend(
         purpose=known.purpose,
         seeds=known.seeds,
         show=_show(quiet=quiet, as_json=as_json),
+        time_budget=time_budget,
     )
     _tell(Path(folder), as_json=as_json)
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
-from steelyard.collect import coalitions
+from steelyard.collect import coalitions, pace
 from steelyard.collect.designs import random_subsets
 from steelyard.collect.fits import Outcomes, Purpose, outcomes
 from steelyard.collect.players import players_of
@@ -99,6 +99,7 @@ def build(  # noqa: PLR0913 - what is fitted, and how
     seeds: int = 1,
     show: Show = "auto",
     request: Mapping[str, Any] | None = None,
+    time_budget: float | int | None = None,
 ) -> Bank:
     """Make a bank, or go on with one of the same problem and design until it has so many fits.
 
@@ -115,11 +116,13 @@ def build(  # noqa: PLR0913 - what is fitted, and how
         seeds: Training seeds.
         show: Where progress goes.
         request: What the command line was given.
+        time_budget: Seconds that the missing fits may take by prediction; None: any.
 
     Raises:
         RunError: If the folder holds something else, or a bank of other data, another model, design, purpose, seed or
             version; or another process works on it.
-        SettingError: If fits or seeds are below 1, or there is no such design.
+        SettingError: If fits or seeds are below 1, there is no such design, or the fits would take longer than the
+            budget; it says how many can be had.
     """
     if fits < 1 or seeds < 1 or design not in get_args(Design):
         raise SettingError(
@@ -135,6 +138,9 @@ def build(  # noqa: PLR0913 - what is fitted, and how
     with locked(folder):
         known = _begun(folder, wanted)
         with _working(folder, known, show) as run:
+            run.allowed = time_budget
+            done = sum(1 for _ in (folder / "kept" / "fits" / purpose).glob("*.npz"))
+            pace.predict(problem, run, Cost(fits=max(0, known.fits - done)))
             _fill(folder, problem, known, run)
     return known
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 
 from steelyard.collect.gradients import gradients_at
-from steelyard.errors import CapabilityError, DataError, FitError
-from steelyard.problem import HasGradients, Problem
-from steelyard.records import Cost
+from steelyard.errors import CapabilityError, DataError, FitError, SettingError
+from steelyard.problem import HasFitsTogether, HasGradients, Problem
+from steelyard.records import Cost, Examples
 from steelyard.run import Run, in_memory
 
 _LEAST_ROWS = 32
+_TOGETHER = 16
 _SHARE = 20  # the probe trains on every 20th example
 
 
@@ -27,13 +28,31 @@ def predict(problem: Problem, run: Run, cost: Cost) -> Cost:
 
     Returns:
         The same cost, with seconds if they could be found out.
+
+    Raises:
+        SettingError: If the run has a time budget, and the work would take longer; it says what can be had.
     """
-    if run.folder is not None and (cost.fits or cost.gradients):
+    if (run.folder is not None or run.allowed is not None) and (cost.fits or cost.gradients):
         pace = run.keep(f"pace/{problem.train.checksum[:16]}", lambda: _probe(problem))
         seconds = cost.fits * float(pace["fit"]) + float(cost.gradients) * float(pace["gradient"])
         cost = replace(cost, seconds=cost.seconds + (seconds if np.isfinite(seconds) else 0.0))
+        _check_budget(run.allowed, cost, float(pace["fit"]))
     run.predict(cost)
     return cost
+
+
+def _check_budget(allowed: float | int | None, cost: Cost, fit: float) -> None:
+    if allowed is None or cost.seconds <= allowed:
+        return
+    said = f"this takes about {cost.seconds:,.0f} s ({cost}), more than the time budget of {allowed:,.0f} s"
+    rest = cost.seconds - cost.fits * fit
+    can = int((allowed - rest) // fit) if cost.fits and fit > 0 else 0
+    if can > 0:
+        raise SettingError(
+            f"{said}.",
+            fix=f"ask for {can:,} fits or fewer ({1e3 * fit:,.3g} ms each), or raise --time-budget.",
+        )
+    raise SettingError(f"{said}.", fix="raise --time-budget, or choose a method that takes less.")
 
 
 def _probe(problem: Problem) -> dict[str, np.ndarray]:
@@ -44,12 +63,28 @@ def _probe(problem: Problem) -> dict[str, np.ndarray]:
     started = time.perf_counter()
     try:
         model = learner.fit(part, seed=problem.seed)
-        fit = (time.perf_counter() - started) * len(train) / len(part)
+        alone = time.perf_counter() - started
+        fit = (_seconds_together(problem, part) or alone) * len(train) / len(part)
     except (FitError, CapabilityError, DataError):
         model, fit = None, np.nan
     if learner.settings().get("trained"):
         model = learner.explained(train, seed=problem.seed)
     return {"fit": np.array(fit), "gradient": np.array(_gradient_seconds(problem, model))}
+
+
+def _seconds_together(problem: Problem, part: Examples) -> float:
+    """Seconds per fit where many are made at once; 0 where they are not."""
+    learner = problem.learner
+    if (
+        not isinstance(learner, HasFitsTogether)
+        or min(learner.together(problem.train), learner.together(part)) < 2
+    ):
+        return 0.0
+    count = min(_TOGETHER, learner.together(part))
+    few = problem.query.take(slice(0, _LEAST_ROWS))
+    started = time.perf_counter()
+    learner.measure_together(part, np.ones((count, len(part))), range(count), few)
+    return (time.perf_counter() - started) / count
 
 
 def _gradient_seconds(problem: Problem, model: object) -> float:

@@ -15,10 +15,14 @@ from jaxtyping import Float
 
 from steelyard.errors import FitError
 from steelyard.problem import HasFitsTogether, Problem
-from steelyard.run import Run
+from steelyard.run import Run, in_memory
 from steelyard.run.progress import Progress
 
 Kept = Mapping[str, np.ndarray]
+
+_WORTH = 20
+"""Missing fits from which one more, to see whether a fit repeats itself, is a small price."""
+_ALIKE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +60,8 @@ def make(problem: Problem, wanted: Sequence[Wanted], run: Run, progress: Progres
         else:
             missing.append(one)
     count = _together(problem, run) if missing else 1
+    if count == 1 and len(missing) >= _WORTH:
+        _check_repeatable(problem, missing[0], run)
     # Fits of similar size have equally many steps, and so share a block.
     missing.sort(key=lambda one: np.count_nonzero(one.weights))
     for low in range(0, len(missing), max(1, count)):
@@ -90,6 +96,30 @@ def _together(problem: Problem, run: Run) -> int:
     return int(np.asarray(way["count"]).item())
 
 
+def _check_repeatable(problem: Problem, one: Wanted, run: Run) -> None:
+    """Note how far two fits of one weighting with one seed are apart, if they are; once per run folder.
+
+    Fits that are made together need no such look: they were compared with fits one by one.
+    """
+    learner = problem.learner
+    facts = f"{problem.train.checksum}|{problem.query.checksum}|{learner.fingerprint()}"
+    digest = hashlib.blake2b(facts.encode(), digest_size=12).hexdigest()
+
+    def measure() -> dict[str, np.ndarray]:
+        quiet = in_memory()
+        first, second = (_outcome(problem, one.weights, one.seed, quiet)["values"] for _ in range(2))
+        return {"gap": np.array(np.abs(first - second).max()), "size": np.array(np.abs(first).max())}
+
+    found = run.keep(f"fits/repeated/{digest}", measure)
+    gap, size = float(found["gap"]), float(found["size"])
+    if gap > _ALIKE * max(1.0, size):  # NaN, a failed fit, is told elsewhere
+        run.note(
+            f"two fits of the same examples with the same seed differ by up to {gap:.3g} "
+            f"{learner.measurement.unit} on a query: the training of {type(learner).__name__} is random in ways that "
+            "its seed does not control, which adds noise to everything that refits say"
+        )
+
+
 def _block(
     problem: Problem, block: Sequence[Wanted], count: int, run: Run
 ) -> Sequence[Float[np.ndarray, " query"] | None]:
@@ -104,7 +134,7 @@ def _block(
         )
     except FitError:
         return [None] * len(block)
-    good = np.isfinite(values).all(axis=1).tolist()
+    good = [bool(np.isfinite(row).all()) for row in values]
     run.spend(fits=sum(good))
     return [row if fine else None for row, fine in zip(values, good, strict=True)]
 

@@ -29,12 +29,14 @@ class Run:
     Attributes:
         folder: Where the work is kept, ``NAME.part`` until the run is finished; None in memory.
         finished: Whether it was finished before it was opened: what is kept can be read, nothing is written.
+        allowed: Seconds that the work may take by the prediction made before it; None: any.
     """
 
     def __init__(
         self, *, meter: Meter, shown: Display, folder: Path | None = None, manifest: Manifest | None = None
     ):
         self.folder = folder
+        self.allowed: float | int | None = None
         self.finished = manifest is not None and manifest.status == "finished"
         self._meter = meter
         self._shown = shown
