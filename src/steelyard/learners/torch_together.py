@@ -100,7 +100,7 @@ def decide(start: Callable[[], nn.Module], loss: LossFunction, course: Course, n
             # torch warns where it would vectorise by running one model after the other.
             warnings.filterwarnings("error", message=".*batching rule.*")
             stack, seconds = _timed(lambda: train_stack(start, loss, laid))
-    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError, UserWarning) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, UserWarning) as error:
         # Whatever vmap cannot do: data-dependent control flow, .item(), random numbers, in-place changes.
         first = str(error).strip().partition("\n")[0]
         return Together(1, f"fits are made one by one: torch.func.vmap cannot vectorise the model ({first})")
