@@ -17,10 +17,11 @@ _PAGES_THAT_RUN = (
     "README.md",
     "docs/families/dynamics.md",
     "docs/families/values.md",
+    "docs/families/verification.md",
     "docs/families/bayesian.md",
     "docs/families/surrogates.md",
 )
-_COMMANDS = ("attribute", "value", "clean", "verify", "report", "methods", "demo")
+_COMMANDS = ("attribute", "value", "clean", "verify", "leaderboard", "report", "methods", "demo")
 
 
 def _pages() -> list[Path]:

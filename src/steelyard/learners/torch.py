@@ -254,6 +254,22 @@ class Torch:
         course = replace(self._course(self._recipe, examples, weights, seed), watch=show)
         return replace(train(self._origin.draw, self.loss_function, course), classes=layout.classes)
 
+    def laid_out(
+        self, examples: Examples, weights: np.ndarray | None = None, seed: int = 0
+    ) -> tuple[Callable[[], nn.Module], Course]:
+        """What :meth:`fit` begins with and goes through, for training loops of one's own.
+
+        Raises:
+            CapabilityError: If there is no recipe, or it is the user's own function.
+        """
+        if not isinstance(self._recipe, Recipe):
+            raise CapabilityError(
+                "the steps of this training are not known: the model came trained, or from your own fit.",
+                fix="give recipe=SGD(lr=..., epochs=...) (or Adam, AdamW).",
+            )
+        self._remember(require_examples(examples))
+        return self._origin.draw, self._course(self._recipe, examples, weights, seed)
+
     def with_extra_class(self, examples: Examples) -> "tuple[Torch, int | str]":
         """A learner whose last linear layer has one output more, and the label of that output.
 

@@ -9,7 +9,20 @@ from steelyard.maths.ranks import midranks, sort_columns
 from steelyard.records import Evidence, Plan, Report, Scores
 from steelyard.report.wording import clean_line
 
-COMPARABLE = ("lds", "mislabel_auc", "removal_curve", "qld", "tail_patch")
+COMPARABLE = (
+    *(
+        "lds",
+        "loo",
+        "qld",
+        "brittleness",
+        "removal_curve",
+        "retain_curve",
+        "tail_patch",
+        "mislabel_auc",
+        "mrr",
+    ),
+    *("recall", "agreement", "class_detection", "subclass_detection", "shortcut", "mixed_data"),
+)
 """Metrics that a method and a baseline share, so that their estimates can be set side by side."""
 
 

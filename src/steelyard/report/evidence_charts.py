@@ -10,13 +10,17 @@ from steelyard.report.svg import AGAINST, CONTROL, FOR, RULE
 from steelyard.report.wording import clean_line, interval, metric, number, several
 
 _STEP = 18
-_COMPARED = ("lds", "mislabel_auc", "removal_curve")
+_COMPARED = ("lds", "mislabel_auc", "removal_curve", "retain_curve")
+_CURVES = ("removal_curve", "retain_curve")
 _TITLES = {
     "lds": "Linear datamodelling score",
     "removal_curve": "Removing more and more examples",
     "calibration": "Predicted against measured change",
     "mislabel_auc": "Telling wrong labels from right ones",
     "qld": "Training without the strongest proponents",
+    "loo": "Leaving single examples out",
+    "brittleness": "Predictions flipped by few removals",
+    "retain_curve": "Training on more and more examples",
     "tail_patch": "One step on the strongest proponents",
 }
 
@@ -32,13 +36,13 @@ def of_evidence(report: Report) -> tuple[Figure, ...]:
     for i, e in enumerate(about_method(report)):
         if e.metric == "retraining" and {"arm", "improvement"} <= e.table.keys():
             drawn.append(arms(e, key=f"arms-{i}"))
-        elif e.metric == "removal_curve" and {"fraction", "harmful", "helpful", "random"} <= e.table.keys():
+        elif e.metric in _CURVES and {"fraction", "harmful", "helpful", "random"} <= e.table.keys():
             drawn.append(removal(e, key=f"removal-{i}"))
         elif e.metric == "calibration" and {"predicted", "measured"} <= e.table.keys():
             drawn.append(calibration(e, key=f"calibration-{i}"))
     for kind in dict.fromkeys(e.metric for e in report.evidence):
         same = [e for e in report.evidence if e.metric == kind]
-        plain = kind not in ("retraining", "calibration", "removal_curve")
+        plain = kind not in ("retraining", "calibration", *_CURVES)
         if plain or (kind in _COMPARED and len(same) > 1):
             names = _distinct([_name(e, report) for e in same])
             drawn.append(intervals(same, names, key=f"interval-{len(drawn)}"))
@@ -88,29 +92,33 @@ def arms(evidence: Evidence, *, key: str) -> Figure:
 
 
 def removal(evidence: Evidence, *, key: str) -> Figure:
-    """Improvement of the queries as the most harmful, the most helpful or random examples are dropped."""
+    """Improvement of the queries as the most harmful, most helpful or random examples are dropped, or alone are kept.
+
+    Dropping nothing changes nothing, so that those curves begin at 0; training on nothing has no value.
+    """
     import altair as alt
 
     table = evidence.table
-    sides = {"most harmful dropped": "harmful", "most helpful dropped": "helpful", "random dropped": "random"}
+    done, zero = ("dropped", (0.0,)) if evidence.metric == "removal_curve" else ("kept", ())
+    sides = {f"most {side} {done}": side for side in ("harmful", "helpful")} | {f"random {done}": "random"}
     points = [
         {"part": float(part), "gain": float(gain), "what": what}
         for what, column in sides.items()
-        for part, gain in zip((0.0, *table["fraction"]), (0.0, *table[column]), strict=True)
+        for part, gain in zip((*zero, *table["fraction"]), (*zero, *table[column]), strict=True)
         if gain is not None
     ]
     unit = clean_line(evidence.unit, limit=40)
     domain = list(sides)
-    x = alt.X("part:Q", title="share of training examples dropped").axis(format="%")
+    x = alt.X("part:Q", title=f"share of training examples {done}").axis(format="%")
     y = alt.Y("gain:Q", title=f"improvement ({unit})")
     layers: list[alt.Chart] = []
     if {"random_low", "random_high"} <= table.keys():
         band = [
             {"part": float(part), "low": float(low), "high": float(high)}
             for part, low, high in zip(
-                (0.0, *table["fraction"]),
-                (0.0, *table["random_low"]),
-                (0.0, *table["random_high"]),
+                (*zero, *table["fraction"]),
+                (*zero, *table["random_low"]),
+                (*zero, *table["random_high"]),
                 strict=True,
             )
             if low is not None and high is not None
@@ -127,16 +135,16 @@ def removal(evidence: Evidence, *, key: str) -> Figure:
     )
     layers.append(lines.mark_line(strokeWidth=2, point=False))
     says = (
-        f"The mean gap between dropping harmful and helpful examples is {number(evidence.estimate)} {unit} "
+        f"The mean gap between harmful and helpful examples {done} is {number(evidence.estimate)} {unit} "
         f"({interval(*evidence.interval)})."
     )
     rows = tuple(
         (f"{float(part):.1%}", *(number(table[column][i]) for column in sides.values()))
         for i, part in enumerate(table["fraction"])
     )
-    numbers = Numbers(("dropped", *sides), rows)
+    numbers = Numbers((done, *sides), rows)
     return figure(
-        alt.layer(*layers), key=key, title=metric_title("removal_curve"), says=says, numbers=numbers
+        alt.layer(*layers), key=key, title=metric_title(evidence.metric), says=says, numbers=numbers
     )
 
 

@@ -41,7 +41,8 @@ def standing(report: Report) -> str:
 
 def by_weight(evidence: Sequence[Evidence]) -> list[Evidence]:
     """Evidence with what weighs most first: counterfactual retraining, then correlations with it."""
-    order = ("retraining", "lds", "removal_curve", "qld", "mislabel_auc", "calibration", "tail_patch")
+    counterfactual = ("retraining", "lds", "loo", "removal_curve", "qld", "brittleness", "retain_curve")
+    order = (*counterfactual, "mislabel_auc", "calibration", "tail_patch", "mrr", "recall")
     return sorted(evidence, key=lambda e: order.index(e.metric) if e.metric in order else len(order))
 
 

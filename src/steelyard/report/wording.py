@@ -110,6 +110,13 @@ _METRICS = {
     "mislabel_auc": "Mislabel AUC",
     "tail_patch": "Tail patch",
     "qld": "QLD",
+    "loo": "Leave-one-out",
+    "retain_curve": "Retain curve",
+    "mrr": "MRR",
+    "recall": "Recall",
+    "mixed_data": "Mixed data",
+    "seed_stability": "Seed stability",
+    "model_randomisation": "Model randomisation",
 }
 
 

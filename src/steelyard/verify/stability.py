@@ -29,7 +29,7 @@ def seed_stability(problem: Problem, sets: Sequence[Scores]) -> Evidence:
 
     High agreement does not make scores right: scores that ignore the model agree perfectly. Low agreement makes them
     useless for one model at a time: average them over several seeds, or train a model that depends less on its seed,
-    such as by :func:`steelyard.learners.averaged`.
+    such as by :func:`steelyard.learners.torch_averaging.averaged`.
 
     Cost: no fit here; whoever made the sets trained one model each.
 
