@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from steelyard.problem import Problem
 from steelyard.records import Cost, Evidence, Leaderboard, Provenance, Scores
 from steelyard.records.leaderboard import Cell, Scored, Standing
 from steelyard.records.provenance import versions
-from steelyard.run import Run, generator, in_memory
+from steelyard.run import Run, generator, in_memory, open_run
 from steelyard.score import by_name
 from steelyard.score.method import Method
 
@@ -93,11 +94,12 @@ def leaderboard(
     total = sum(len(players) for _, players in entries) * len(metrics)
     with run.progress("leaderboard", total, unit="cells") as progress:
         for task, players in entries:
-            for name, method in players.items():
-                found, what = _row(task, name, method, metrics, run)
-                cells += found
-                scored.append(what)
-                progress.advance(len(metrics))
+            with _within(run, task) as inner:
+                for name, method in players.items():
+                    found, what = _row(task, name, method, metrics, inner)
+                    cells += found
+                    scored.append(what)
+                    progress.advance(len(metrics))
     names = list(dict.fromkeys(cell.method for cell in cells))
     baselines = frozenset(names).difference(methods)
     leagues = {task.name: _rated(task.name, names, metrics, cells, seed) for task in tasks}
@@ -129,6 +131,30 @@ def leaderboard(
             cost=run.cost,
         ),
     )
+
+
+@contextmanager
+def _within(run: Run, task: Task) -> Iterator[Run]:
+    """A run folder of the task's own inside the run: what methods keep in a run is about one problem."""
+    if run.folder is None:
+        inner = in_memory()
+        yield inner
+        _count(run, inner.cost, Cost())
+        return
+    request = {"task": task.name, "seed": task.problem.seed, "checksums": task.problem.checksums()}
+    place = run.path("tasks", _slug(task.name, json.dumps(request, sort_keys=True)))
+    with open_run(place, request, show="quiet") as inner:
+        before = inner.cost
+        try:
+            yield inner
+        finally:
+            _count(run, inner.cost, before)
+            for note in inner.notes:
+                run.note(f"{task.name}: {note}")
+
+
+def _count(run: Run, after: Cost, before: Cost) -> None:
+    run.spend(gradients=after.gradients - before.gradients, fits=after.fits - before.fits)
 
 
 def merit(evidence: Evidence) -> tuple[float, float]:
