@@ -7,7 +7,7 @@ training examples and 8 as queries. One bare pass is forward and backward to the
 batch, over the same batches. Beside it the scoring passes of grad-dot and EK-FAC: gradients of every example by itself
 and their products with all queries. The three take turns batch by batch, so that a change of the machine's speed meets
 all of them; a pass is the sum over the batches of the median of the repetitions. Texts are cut at 64 tokens. Peak
-memory is that of the process above what it holds when the model is loaded.
+memory is what the work adds to the highest the process had before, in which the curvature was fitted.
 """
 
 import resource
