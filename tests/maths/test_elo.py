@@ -63,6 +63,14 @@ def test_meta_elo_is_the_weighted_mean():
     assert meta_elo([many, bad], np.ones(2)).estimate == pytest.approx(expected)
 
 
+def test_a_league_without_a_player_does_not_count_for_it():
+    whole = elo(np.array([[2.0, 1.0, 0.0]]), np.zeros((1, 3)), draw=rng())
+    part = elo(np.array([[0.0, 1.0, np.nan]]), np.zeros((1, 3)), draw=rng())
+    both = meta_elo([whole, part], np.ones(2))
+    assert both.estimate[2] == pytest.approx(whole.estimate[2])
+    assert both.estimate[0] == pytest.approx((whole.estimate[0] + part.estimate[0]) / 2)
+
+
 @pytest.mark.parametrize("weights", [[1.0, 2.0], [0.0]])
 def test_weights_without_meaning_are_refused(weights):
     one = elo(np.array([[1.0, 0.0]]), np.zeros((1, 2)), draw=rng())

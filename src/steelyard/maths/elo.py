@@ -29,6 +29,7 @@ class Ratings:
         games: Games in which at least two players have a value.
         draws: ``float64["draw player"]`` Ratings after games drawn again, with values within their errors.
         orders: ``float64["draw player"]`` Ratings over random orders of the games as they were played.
+        played: ``bool[" player"]`` Who met anyone; the others stand at the start.
     """
 
     estimate: np.ndarray
@@ -37,6 +38,7 @@ class Ratings:
     games: int
     draws: np.ndarray
     orders: np.ndarray
+    played: np.ndarray
 
 
 def expected_score(
@@ -70,20 +72,22 @@ def elo(
     players = values.shape[1]
     if not len(played):
         still = np.full((repeats, players), BASE)
-        return _summary(still, still, 0)
+        return _summary(still, still, 0, np.zeros(players, dtype=bool))
     values, errors = values[played], np.nan_to_num(errors[played])
     same = np.broadcast_to(np.arange(len(played)), (repeats, len(played)))
     orders = _rate(np.broadcast_to(values, (repeats, *values.shape)), errors, same, draw)
     drawn = draw.integers(len(played), size=(repeats, len(played)))
     noisy = values + errors * draw.standard_normal((repeats, *values.shape))
-    return _summary(orders, _rate(noisy, errors, drawn, draw), len(played))
+    return _summary(
+        orders, _rate(noisy, errors, drawn, draw), len(played), np.asarray(np.isfinite(values).any(axis=0))
+    )
 
 
 def meta_elo(leagues: Sequence[Ratings], weights: Float[np.ndarray, " league"]) -> Ratings:
     """Weighted mean of ratings over leagues, draw by draw.
 
     Each league counts by its weight times 1 + log(1 + games), as the source weighs cycles: a league of many games says
-    more. Weights are normalised to sum to 1, so that 1500 stays the mean.
+    more. Weights are normalised to sum to 1 over the leagues that a player took part in.
 
     Raises:
         ShapeError: If there is not one weight per league, or all are 0.
@@ -93,11 +97,14 @@ def meta_elo(leagues: Sequence[Ratings], weights: Float[np.ndarray, " league"]) 
             f"{len(leagues)} leagues and weights {weights.tolist()}.",
             fix="give one weight per league, none negative and not all 0.",
         )
-    shares = weights * np.array([1 + np.log1p(league.games) for league in leagues])
-    shares = shares / shares.sum()
+    counts = weights * np.array([1 + np.log1p(league.games) for league in leagues])
+    took_part = np.stack([league.played for league in leagues])
+    shares = counts[:, None] * (took_part | ~took_part.any(axis=0))
+    shares = shares / shares.sum(axis=0)
     orders = sum(share * league.orders for share, league in zip(shares, leagues, strict=True))
     draws = sum(share * league.draws for share, league in zip(shares, leagues, strict=True))
-    return _summary(np.asarray(orders), np.asarray(draws), sum(league.games for league in leagues))
+    games = sum(league.games for league in leagues)
+    return _summary(np.asarray(orders), np.asarray(draws), games, np.asarray(took_part.any(axis=0)))
 
 
 def _rate(
@@ -126,7 +133,9 @@ def _rate(
     return ratings
 
 
-def _summary(orders: np.ndarray, draws: np.ndarray, games: int) -> Ratings:
+def _summary(orders: np.ndarray, draws: np.ndarray, games: int, played: np.ndarray) -> Ratings:
     low, high = np.quantile(draws, (0.025, 0.975), axis=0)
     estimate = orders.mean(axis=0)
-    return Ratings(estimate, np.minimum(low, estimate), np.maximum(high, estimate), games, draws, orders)
+    return Ratings(
+        estimate, np.minimum(low, estimate), np.maximum(high, estimate), games, draws, orders, played
+    )
