@@ -59,7 +59,7 @@ class Sklearn:
     Args:
         estimator: A classifier or regressor, or a pipeline that ends in one.
         measurement: What is asked about queries: ``"loss"`` (log loss in nats, hinge, squared error: see
-            ``learners/sklearn_measures.py``), ``"margin"``, ``"log_probability"``, ``"accuracy"``,
+            ``learners/sklearn_measures.py``), ``"margin"``, ``"lead"``, ``"log_probability"``, ``"accuracy"``,
             or a pair of a function (estimator, inputs, labels) -> [query] and its ``Measurement``.
         trained: Whether the estimator is already fitted on the training examples and itself to be explained.
         features: What the estimator reads: ``"array"``, ``"text"``, ``"polars"``, ``"pandas"``; chosen from
@@ -331,6 +331,19 @@ class Sklearn:
             )
         inputs = table(queries, "array")
         return sklearn_together.measured(found, weightings, inputs, queries.labels(), self._asked)
+
+    def measuring(self, measurement: str) -> "Sklearn":
+        """The same learner with another measurement, by name.
+
+        Raises:
+            SettingError: If it has no meaning for the estimator.
+        """
+        named: Any = measurement
+        return Sklearn(self.estimator, measurement=named, trained=self.trained, features=self._features)
+
+    def explaining(self, fitted: SklearnFitted) -> "Sklearn":
+        """The same learner, whose explained model is this one."""
+        return Sklearn(fitted.estimator, measurement=self._asked, trained=True, features=self._features)
 
     def settings(self) -> Mapping[str, Any]:
         """Settings as plain values, for provenance."""
