@@ -1,5 +1,7 @@
 """How missing fits are made: in blocks where the learner can make many at once, otherwise one by one.
 
+One by one means in several processes where that pays: see :mod:`steelyard.collect.processes`.
+
 Whichever way it is, every fit ends as the same two arrays under its own key: the measurements of the queries, and
 the message of what went wrong, empty if nothing did. A fit that fails in a block is made once more by itself, so
 that its message is that of a plain fit.
@@ -7,12 +9,16 @@ that its message is that of a plain fit.
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
+from steelyard.collect.processes import measured_elsewhere, worth
 from steelyard.errors import FitError
 from steelyard.problem import HasFitsTogether, Problem
 from steelyard.run import Run, in_memory
@@ -23,6 +29,8 @@ Kept = Mapping[str, np.ndarray]
 _WORTH = 20
 """Missing fits from which one more, to see whether a fit repeats itself, is a small price."""
 _ALIKE = 1e-6
+_TIMED = 2
+"""Fits that are timed: the first may also import and lay out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +46,9 @@ class Wanted:
     key: str
     weights: np.ndarray
     seed: int
+
+
+Making = Generator[tuple[Wanted, Kept], None, None]
 
 
 def make(problem: Problem, wanted: Sequence[Wanted], run: Run, progress: Progress) -> dict[str, Kept]:
@@ -64,10 +75,10 @@ def make(problem: Problem, wanted: Sequence[Wanted], run: Run, progress: Progres
         _check_repeatable(problem, missing[0], run)
     # Fits of similar size have equally many steps, and so share a block.
     missing.sort(key=lambda one: np.count_nonzero(one.weights))
-    for low in range(0, len(missing), max(1, count)):
-        block = missing[low : low + max(1, count)]
-        for one, values in zip(block, _block(problem, block, count, run), strict=True):
-            found[one.key] = _kept(problem, one, run, values)
+    made = _in_blocks(problem, missing, count, run) if count > 1 else _singly(problem, missing, run)
+    with closing(made):
+        for one, kept in made:
+            found[one.key] = kept
             progress.advance()
     return found
 
@@ -120,12 +131,45 @@ def _check_repeatable(problem: Problem, one: Wanted, run: Run) -> None:
         )
 
 
+def _in_blocks(problem: Problem, missing: Sequence[Wanted], count: int, run: Run) -> Making:
+    for low in range(0, len(missing), count):
+        block = missing[low : low + count]
+        for one, values in zip(block, _block(problem, block, run), strict=True):
+            yield one, _kept(problem, one, run, values)
+
+
+def _singly(problem: Problem, missing: Sequence[Wanted], run: Run) -> Making:
+    """One after the other; after the first few that work, the rest in several processes if that pays."""
+    pace, timed = np.inf, 0
+    rest = deque(missing)
+    while rest:
+        one = rest.popleft()
+        began = time.perf_counter()
+        kept = _kept(problem, one, run)
+        took = time.perf_counter() - began
+        yield one, kept
+        if str(np.asarray(kept["message"]).item()):
+            continue
+        pace, timed = min(pace, took), timed + 1
+        workers = worth(len(rest), pace) if timed == _TIMED else 1
+        if workers > 1:
+            known = ((one.weights, one.seed), dict(kept))
+            tasks = [(other.weights, other.seed) for other in rest]
+            left = dict(enumerate(rest))
+            with closing(measured_elsewhere(problem, _measured, tasks, known, run, workers)) as made:
+                for place, outcome in made:
+                    other = left.pop(place)
+                    run.spend(fits=int(other.weights.any()))
+                    yield other, run.keep(other.key, functools.partial(dict, outcome))
+            rest = deque(left.values())
+
+
 def _block(
-    problem: Problem, block: Sequence[Wanted], count: int, run: Run
+    problem: Problem, block: Sequence[Wanted], run: Run
 ) -> Sequence[Float[np.ndarray, " query"] | None]:
     """What the queries measure after each fit of a block; None where the fit is to be made by itself."""
     learner = problem.learner
-    if count <= 1 or not isinstance(learner, HasFitsTogether):
+    if not isinstance(learner, HasFitsTogether):
         return [None] * len(block)
     weightings = np.stack([one.weights for one in block]).astype(np.float64)
     try:
@@ -147,12 +191,18 @@ def _kept(problem: Problem, one: Wanted, run: Run, values: np.ndarray | None = N
 
 
 def _outcome(problem: Problem, weights: np.ndarray, seed: int, run: Run) -> dict[str, np.ndarray]:
+    run.spend(fits=int(weights.any()))
+    return _measured(problem, (weights, seed))
+
+
+def _measured(problem: Problem, task: tuple[np.ndarray, int]) -> dict[str, np.ndarray]:
+    """One fit; workers call it too, in processes of their own."""
+    weights, seed = task
     rows = np.flatnonzero(weights)
     nothing = np.full(len(problem.query), np.nan)
     if not len(rows):
         return {"values": nothing, "message": np.array("no training example has a positive weight")}
     examples = problem.train if len(rows) == len(weights) else problem.train.take(rows)
-    run.spend(fits=1)
     try:
         fitted = problem.learner.fit(
             examples, weights=None if is_plain(weights) else weights[rows], seed=seed
