@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cholesky, solve_triangular
 from scipy.special import expit
 
 _NEWTON = 40
@@ -74,7 +74,7 @@ def logistic_fits(
     Returns:
         The minima, and whether the gradient vanished to eight digits of its terms, from where a further step of
         Newton's would change the sixteenth digit. Where it did not there may be no minimum, as without a penalty on
-        classes that can be separated.
+        classes that can be separated. Fits that lack a class are not tried: an intercept would go to infinity.
     """
     # Within this module outputs come first and fits last: sums over classes are then sums of whole arrays.
     theta = np.repeat(start[:, None], len(weights), axis=1)
@@ -83,7 +83,8 @@ def logistic_fits(
     precondition = _preconditioner(data, float(weights.sum(axis=1).mean()) / len(data.codes), start)
     lengths = np.linalg.norm(data.columns, axis=1)
     good = np.zeros(len(weights), dtype=bool)
-    active = np.flatnonzero(weights.any(axis=1))
+    active = np.flatnonzero(_has_all_classes(data, weights))
+    value = _objective(data, theta, own)
     for _ in range(_NEWTON):
         chances = _chances(data, theta[:, active])
         slopes = (chances - wanted) * own[:, active]
@@ -102,8 +103,15 @@ def logistic_fits(
         # Close to the minimum a step is as good as its equations are solved; no better than is asked for.
         accuracy = np.maximum(np.minimum(0.1, rest), 0.3 * _STATIONARY / rest)
         step = _conjugate(bends, gradient, precondition, accuracy)
-        theta[:, active] += _searched(data, theta[:, active], own[:, active], step, gradient)
+        slope = _dot(gradient, step)
+        theta[:, active], value[active] = _searched(
+            data, theta[:, active], bends.own, step, value[active], slope
+        )
     return theta.transpose(1, 0, 2), good
+
+
+def _has_all_classes(data: Logistic, weights: np.ndarray) -> Bool[np.ndarray, " fit"]:
+    return ((weights != 0) @ np.eye(data.classes)[data.codes] > 0).all(axis=1)
 
 
 def _one_hot(data: Logistic) -> Float[np.ndarray, "output example 1"]:
@@ -158,10 +166,11 @@ class _Curvature:
         return moved.transpose(0, 2, 1) @ self.data.columns + self.data.penalty * direction
 
 
-def _preconditioner(data: Logistic, share: float, start: np.ndarray) -> list[tuple[np.ndarray, bool]]:
-    """Factors of the full data's Hessian, times the share that is present.
+def _preconditioner(data: Logistic, share: float, start: np.ndarray) -> list[np.ndarray]:
+    """Inverse Cholesky factors of the full data's Hessian, times the share that is present.
 
-    One where it is small enough to be held as a whole, else one per output, of its own block.
+    One where it is small enough to be held as a whole, else one per output, of its own block. Inverted, because they
+    are applied much more often than made, and a product is faster than a substitution.
     """
     chances = _chances(data, start[:, None])[:, :, 0].T
     width, outputs = data.columns.shape[1], data.outputs
@@ -182,16 +191,16 @@ def _preconditioner(data: Logistic, share: float, start: np.ndarray) -> list[tup
     return [_factor(whole.reshape(outputs * width, -1), np.tile(data.penalty, outputs))]
 
 
-def _factor(block: np.ndarray, penalty: np.ndarray) -> tuple[np.ndarray, bool]:
+def _factor(block: np.ndarray, penalty: np.ndarray) -> np.ndarray:
     # A little more keeps columns that are constant zero, or flat without a penalty, from being singular.
     block[np.diag_indices_from(block)] += penalty + 1e-10 * max(float(np.trace(block)) / len(block), 1e-300)
-    return cho_factor(block, overwrite_a=True)
+    return solve_triangular(cholesky(block, lower=True), np.eye(len(block)), lower=True)
 
 
 def _conjugate(
     curvature: _Curvature,
     gradient: np.ndarray,
-    precondition: list[tuple[np.ndarray, bool]],
+    precondition: list[np.ndarray],
     accuracy: np.ndarray,
 ) -> np.ndarray:
     """Newton's step of every fit, to a relative accuracy of its residual."""
@@ -215,29 +224,29 @@ def _conjugate(
 
 
 def _searched(
-    data: Logistic, theta: np.ndarray, own: np.ndarray, step: np.ndarray, gradient: np.ndarray
-) -> np.ndarray:
-    """The steps, halved where they do not lower the objective; 0 where nothing does."""
-    begin, slope = _objective(data, theta, own), _dot(gradient, step)
-    scale = np.ones(theta.shape[1])
-    left = np.arange(theta.shape[1])
+    data: Logistic, theta: np.ndarray, own: np.ndarray, step: np.ndarray, value: np.ndarray, slope: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the steps lead, halved until they lower the objective, and its value there; the start if none does."""
+    scale, found, reached = np.ones(len(value)), theta.copy(), value.copy()
+    left = np.arange(len(value))
     for _ in range(_HALVINGS):
-        reached = _objective(data, theta[:, left] + scale[left, None] * step[:, left], own[:, left])
-        allowed = begin[left] + 1e-4 * scale[left] * slope[left] + _ROUNDING * np.abs(begin[left])
-        left = left[~(reached <= allowed)]
+        there = theta[:, left] + scale[left, None] * step[:, left]
+        low = _objective(data, there, own[:, left])
+        good = low <= value[left] + 1e-4 * scale[left] * slope[left] + _ROUNDING * np.abs(value[left])
+        found[:, left[good]], reached[left[good]] = there[:, good], low[good]
+        left = left[~good]
         if not len(left):
             break
         scale[left] *= 0.5
-    scale[left] = 0.0
-    return scale[:, None] * step
+    return found, reached
 
 
-def _applied(precondition: list[tuple[np.ndarray, bool]], rest: np.ndarray) -> np.ndarray:
-    outputs, fits, width = rest.shape
+def _applied(precondition: list[np.ndarray], rest: np.ndarray) -> np.ndarray:
     if len(precondition) == 1:
-        columns = rest.transpose(0, 2, 1).reshape(-1, fits)
-        return cho_solve(precondition[0], columns).reshape(outputs, width, fits).transpose(0, 2, 1)
-    return np.stack([cho_solve(factor, part.T).T for factor, part in zip(precondition, rest, strict=True)])
+        root = precondition[0]
+        flat = rest.transpose(1, 0, 2).reshape(rest.shape[1], -1)
+        return ((flat @ root.T) @ root).reshape(rest.shape[1], len(rest), -1).transpose(1, 0, 2)
+    return np.stack([(part @ root.T) @ root for root, part in zip(precondition, rest, strict=True)])
 
 
 def _dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -5,14 +5,15 @@ full list. Only ties can differ from a search of its own: among equally near exa
 how it goes about it. Fits in which that matters are told.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 _TIE = 1e-9
-_BLOCK_BYTES = 64 * 2**20
-_AHEAD = 3
+_BLOCK = 4 * 2**20  # pairs of a subset and a place in a list that are looked at together
+_ALIKE = 1.5  # subsets whose lists are read to depths further apart are not looked at together
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,8 @@ def nearest_in_subsets(
 ) -> Nearest:
     """Walk down every query's list until k examples of the subset are found.
 
-    Cost: about k / share steps per fit and query, for subsets of that share of the examples.
+    Cost: about (k + 3 √k) / share bytes looked at per fit and query, for subsets of that share of the examples; where
+        neighbours tie at the k-th place, the whole list.
 
     Args:
         order: Examples by distance from each query, nearest first.
@@ -56,42 +58,108 @@ def nearest_in_subsets(
         array([[[0]]])
     """
     fits, queries = len(present), len(order)
-    rows = np.zeros((fits, queries, k), dtype=np.int64)
-    near = np.zeros((fits, queries, k))
-    settled = np.count_nonzero(present, axis=1) >= k
-    own = np.arange(order.shape[1]) if kinds is None else kinds
-    listed = own[order]
-    step = max(1, _BLOCK_BYTES // (10 * order.size))
-    for low in range(0, fits, step):
-        part = np.flatnonzero(settled[low : low + step]) + low
-        if len(part):
-            rows[part], near[part], settled[part] = _walk(order, distances, listed, present[part], k)
+    counts = np.count_nonzero(present, axis=1)
+    settled = counts >= k
+    rows, near = np.zeros((fits, queries, k), dtype=np.int64), np.zeros((fits, queries, k))
+    lists = _Lists.ending(order, distances, kinds)
+    # The example that ends every list belongs to every subset.
+    present = np.concatenate([present, np.ones((fits, 1), dtype=bool)], axis=1)
+    able = np.flatnonzero(settled)
+    able = able[np.argsort(counts[able], kind="stable")]
+    index = np.arange(queries)[None, :, None]
+    for part, depth in _parts(able, _depths(counts[able] / max(1, order.shape[1]), k), queries):
+        depth = min(depth, lists.order.shape[1])
+        places = _places(lists.order, present[part], k + 1, depth)
+        rows[part] = lists.order[index, places[:, :, :k]]
+        away = lists.distances[index, places]
+        near[part] = away[:, :, :k]
+        fit, query = np.nonzero(_tied(away[:, :, k], away[:, :, k - 1]))
+        mixed = _mixed(lists, present, part[fit], query, places[fit, query, k - 1])
+        settled[part[fit[mixed]]] = False
     return Nearest(rows, near, settled)
 
 
-def _walk(
-    order: np.ndarray, distances: np.ndarray, kinds: np.ndarray, present: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    total = order.shape[1]
-    depth = min(total, int(_AHEAD * (k + 4) * total / max(1, present.sum(axis=1).min())))
-    # One more than k, to see whether it is as near as the k-th; too short a list is walked again, twice as far.
-    needed = np.minimum(k + 1, present.sum(axis=1))
-    while True:
-        there = present[:, order[:, :depth]]
-        if depth == total or bool((there.sum(axis=2) >= needed[:, None]).all()):
-            break
-        depth = min(total, 2 * depth)
-    count = np.cumsum(there, axis=2, dtype=np.int32)
-    places = np.stack([np.argmax(count == j, axis=2) for j in range(1, k + 1)], axis=2)
-    fits, queries = there.shape[:2]
-    index = np.arange(queries)[None, :, None]
-    rows, near = order[index, places], distances[index, places]
-    last = near[:, :, -1:]
-    same = there & (np.abs(distances[:, :depth] - last) <= _TIE * np.maximum(last, 1.0))
-    own = kinds[np.arange(queries)[None, :], places[:, :, -1]]
-    mixed = (same & (kinds[:, :depth] != own[:, :, None])).any(axis=2)
-    # Only one beyond the k-th makes it a choice: either more of that distance are there than fit, or cannot be seen.
-    full = count[:, :, -1] > k
-    beyond = np.where(full, same.sum(axis=2) > (same & (count <= k)).sum(axis=2), False)
-    unseen = same[:, :, -1] & (depth < total)
-    return rows, near, ~((mixed & beyond) | unseen).any(axis=1)
+@dataclass(frozen=True, eq=False)
+class _Lists:
+    """Every query's list, ended by an example that is infinitely far, so that there is always one beyond the k-th."""
+
+    order: Int[np.ndarray, "query place"]
+    distances: Float[np.ndarray, "query place"]
+    kinds: Int[np.ndarray, " place"]
+
+    @staticmethod
+    def ending(order: np.ndarray, distances: np.ndarray, kinds: np.ndarray | None) -> "_Lists":
+        queries, total = order.shape
+        own = np.arange(total) if kinds is None else kinds
+        return _Lists(
+            np.concatenate([order, np.full((queries, 1), total)], axis=1),
+            np.concatenate([distances, np.full((queries, 1), np.inf)], axis=1),
+            np.concatenate([own, [-1]]),
+        )
+
+
+def _depths(share: np.ndarray, k: int) -> Int[np.ndarray, " fit"]:
+    """How far to read for k + 1 present ones: three standard deviations beyond where they are expected."""
+    return np.ceil((k + 1 + 3.0 * np.sqrt((k + 1) * (1.0 - share))) / share).astype(np.int64)
+
+
+def _parts(able: np.ndarray, depths: np.ndarray, queries: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Subsets, smallest first, in parts that are read to about the same depth."""
+    low = 0
+    while low < len(able):
+        depth = int(depths[low])
+        alike = int(np.searchsorted(-depths, -depth / _ALIKE, side="right"))
+        high = max(low + 1, min(alike, low + _BLOCK // (queries * depth + 1)))
+        yield able[low:high], depth
+        low = high
+
+
+def _places(
+    order: np.ndarray, present: np.ndarray, count: int, depth: int
+) -> Int[np.ndarray, "fit query count"]:
+    """Where in its list every query meets the first present ones."""
+    fits, queries = len(present), len(order)
+    there = np.take(present, order[:, :depth].ravel(), axis=1).reshape(fits * queries, depth)
+    found, enough = _first(there, count)
+    left = np.flatnonzero(~enough)
+    while len(left):  # a list that met too few is read again, twice as far
+        depth = min(2 * depth, order.shape[1])
+        step = max(1, _BLOCK // depth)
+        for low in range(0, len(left), step):
+            pairs = left[low : low + step]
+            fit, query = np.divmod(pairs, queries)
+            found[pairs], enough[pairs] = _first(present[fit[:, None], order[query, :depth]], count)
+        left = left[~enough[left]]
+    return found.reshape(fits, queries, count)
+
+
+def _first(there: Bool[np.ndarray, "row place"], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first places of every row that are true, and whether there are so many."""
+    rows, width = there.shape
+    flat = np.flatnonzero(there)
+    starts = np.searchsorted(flat, np.arange(rows + 1) * width)
+    enough = np.diff(starts) >= count
+    places = np.zeros((rows, count), dtype=np.int64)
+    places[enough] = (
+        flat[starts[:-1][enough, None] + np.arange(count)] - np.flatnonzero(enough)[:, None] * width
+    )
+    return places, enough
+
+
+def _tied(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.abs(first - second) <= _TIE * np.maximum(second, 1.0)
+
+
+def _mixed(
+    lists: _Lists, present: np.ndarray, fit: np.ndarray, query: np.ndarray, last: np.ndarray
+) -> Bool[np.ndarray, " pair"]:
+    """Whether those that are present and as near as the k-th, of which not all fit in, are of several kinds."""
+    found = np.zeros(len(fit), dtype=bool)
+    step = max(1, _BLOCK // (8 * lists.order.shape[1]))
+    for low in range(0, len(fit), step):
+        part = slice(low, low + step)
+        order, away = lists.order[query[part]], lists.distances[query[part]]
+        kinds, own = lists.kinds[order], np.arange(len(order))
+        same = present[fit[part, None], order] & _tied(away, away[own, last[part], None])
+        found[part] = (same & (kinds != kinds[own, last[part], None])).any(axis=1)
+    return found
