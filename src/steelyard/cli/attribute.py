@@ -11,7 +11,16 @@ from steelyard.cli import options
 from steelyard.cli.guard import guarded
 from steelyard.cli.language import LanguageOptions
 from steelyard.cli.model import DataOptions, load_problem
-from steelyard.cli.session import Shown, finished_report, request_of, session, tell, write_report
+from steelyard.cli.session import (
+    Means,
+    Shown,
+    finished_report,
+    provide,
+    request_of,
+    session,
+    tell,
+    write_report,
+)
 from steelyard.score.candidates import Candidates
 
 
@@ -29,6 +38,8 @@ def attribute(  # noqa: PLR0913 - one parameter per option
     split: options.Split = None,
     candidates: options.CandidateCount = None,
     candidates_by: options.CandidatesBy = options.Proposers.BM25,
+    bank: options.Bank = None,
+    time_budget: options.TimeBudget = None,
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
@@ -63,6 +74,7 @@ def attribute(  # noqa: PLR0913 - one parameter per option
         "candidates": None if candidates is None else [candidates, candidates_by],
     }
     with session(out, request, shown) as run:
+        provide(run, problem, Means(bank, time_budget), purpose="scoring")
         report = finished_report(run)
         if report is None:
             proposed = None if candidates is None else Candidates(candidates, candidates_by.value)

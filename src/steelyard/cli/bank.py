@@ -24,7 +24,9 @@ Fits = Annotated[int, typer.Option(help="Fits in all.", min=1)]
 TimeBudget = Annotated[
     float | None,
     typer.Option(
-        help="Refuse what is predicted to take more seconds, and say what can be had.", metavar="SECONDS"
+        help="Refuse what is predicted to take more seconds, and say what can be had.",
+        min=0.0,
+        metavar="SECONDS",
     ),
 ]
 

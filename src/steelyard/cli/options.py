@@ -108,6 +108,19 @@ CandidateCount = Annotated[
     ),
 ]
 CandidatesBy = Annotated[Proposers, typer.Option(help="What proposes the candidates.")]
+Bank = Annotated[
+    str | None,
+    typer.Option(help="Take fits from this bank where it has them: see `steelyard bank`.", metavar="DIR"),
+]
+TimeBudget = Annotated[
+    float | None,
+    typer.Option(
+        help="Refuse what is predicted to take more seconds, and say what can be had. Fits that are there already "
+        "are predicted as if they were not.",
+        min=0.0,
+        metavar="SECONDS",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Results as JSON on standard output, progress as JSON lines.")

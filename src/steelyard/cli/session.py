@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
+from steelyard import flow
 from steelyard import report as reports
 from steelyard.cli.model import DataOptions
 from steelyard.problem import Problem
@@ -34,12 +35,37 @@ class Shown:
     fresh: bool = False
 
 
+@dataclass(frozen=True)
+class Means:
+    """What fits may be taken from and how long they may take.
+
+    Attributes:
+        bank: Folder of a bank of fits.
+        time_budget: Seconds that the work may take by prediction.
+    """
+
+    bank: str | None = None
+    time_budget: float | None = None
+
+
 @contextmanager
 def session(out: str | Path, request: Mapping[str, Any], shown: Shown) -> Iterator[Run]:
     """The run folder of a command, locked while it works."""
     show = "json" if shown.as_json else "quiet" if shown.quiet else "auto"
     with open_run(out, request, show=show, fresh=shown.fresh) as run:
         yield run
+
+
+def provide(run: Run, problem: Problem, means: Means, *, purpose: Literal["scoring", "verification"]) -> None:
+    """Give a run its bank and its time budget; nothing if it is finished.
+
+    Raises:
+        RunError: If the bank is none, or one of other data, another model or seed, or for the other purpose.
+    """
+    if run.finished:
+        return
+    run.allowed = means.time_budget
+    flow.use_bank(means.bank, problem, run, purpose=purpose)
 
 
 def request_of(

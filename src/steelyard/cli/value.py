@@ -10,7 +10,16 @@ from steelyard import flow
 from steelyard.cli import options
 from steelyard.cli.guard import guarded
 from steelyard.cli.model import DataOptions, load_problem
-from steelyard.cli.session import PAGE, Shown, finished_report, request_of, session, write_report
+from steelyard.cli.session import (
+    PAGE,
+    Means,
+    Shown,
+    finished_report,
+    provide,
+    request_of,
+    session,
+    write_report,
+)
 from steelyard.cli.show import number, table, write_csv
 from steelyard.records import Scores
 
@@ -37,10 +46,8 @@ def value(  # noqa: PLR0913 - one parameter per option
         str | None,
         typer.Option(help="Measure the queries by this, such as accuracy, margin or loss.", metavar="NAME"),
     ] = None,
-    bank: Annotated[
-        str | None,
-        typer.Option(help="Take fits from this bank where it has them: see `steelyard bank`.", metavar="DIR"),
-    ] = None,
+    bank: options.Bank = None,
+    time_budget: options.TimeBudget = None,
     top: Annotated[int, typer.Option(help="Lowest and highest values to print.", min=1)] = 10,
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
@@ -68,8 +75,7 @@ def value(  # noqa: PLR0913 - one parameter per option
         "utility": utility,
     }
     with session(out, request, shown) as run:
-        if not run.finished:
-            flow.use_bank(bank, problem, run, purpose="scoring")
+        provide(run, problem, Means(bank, time_budget), purpose="scoring")
         report = finished_report(run) or flow.explain(problem, chosen, run, baselines=False)
         scores = report.scores[0]
         values = flow.value_table(scores)

@@ -1,6 +1,7 @@
 """``steelyard verify``: can I believe these scores?"""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +14,13 @@ from steelyard.cli import options
 from steelyard.cli.guard import guarded
 from steelyard.cli.language import LanguageOptions
 from steelyard.cli.model import DataOptions, load_problem
-from steelyard.cli.session import RECORDS, Shown, finished_report, session, tell, write_report
+from steelyard.cli.session import RECORDS, Means, Shown, finished_report, provide, session, tell, write_report
 from steelyard.cli.show import table
 from steelyard.errors import DataError, RunError, SettingError
 from steelyard.problem import Problem
 from steelyard.records import Report
 from steelyard.run import read_manifest
+from steelyard.verify import Forecast
 
 _FOLDER = "verified"
 _PLANNED = "planned"
@@ -67,6 +69,8 @@ def verify(  # noqa: PLR0913 - one parameter per option
             help="With --plan-only: what must be seen, as a correlation or in the measurement's unit."
         ),
     ] = None,
+    bank: options.Bank = None,
+    time_budget: options.TimeBudget = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
     fresh: options.Fresh = False,
@@ -79,7 +83,7 @@ def verify(  # noqa: PLR0913 - one parameter per option
 
     Example: steelyard verify runs/first --metric lds,qld,brittleness --seeds 5
     """
-    shown = Shown(quiet=quiet, as_json=as_json, fresh=fresh)
+    shown, means = Shown(quiet=quiet, as_json=as_json, fresh=fresh), Means(bank, time_budget)
     problem = _problem_of(run)
     names = [name.strip() for name in metric.split(",") if name.strip()]
     request: dict[str, Any] = {
@@ -89,11 +93,18 @@ def verify(  # noqa: PLR0913 - one parameter per option
         "checksums": problem.checksums(),
     }
     if plan_only:
-        _plan(run, names, effect, problem, request, shown)
+        with session(
+            run / _PLANNED, request | {"command": "verify --plan-only", "effect": effect}, shown
+        ) as pilot:
+            provide(pilot, problem, means, purpose="verification")
+            found = flow.forecasts(problem, _with_data(run, problem), metrics=names, effect=effect, run=pilot)
+            seconds = pilot.cost.seconds
+        _tell_plan(run / _PLANNED, found, seconds, shown)
         return
     columns, chosen = _columns(truth), _settings(settings)
     request |= {"seeds": seeds, "subsets": subsets, "truth": columns, "settings": chosen}
     with session(run / _FOLDER, request, shown) as verification:
+        provide(verification, problem, means, purpose="verification")
         report = finished_report(verification)
         if report is None:
             report = flow.verify_report(
@@ -110,17 +121,10 @@ def verify(  # noqa: PLR0913 - one parameter per option
     tell(report, run / _FOLDER, shown, top=5)
 
 
-def _plan(  # noqa: PLR0913 - the options of the command that matter for a plan
-    run: Path, names: list[str], effect: float | None, problem: Problem, request: dict[str, Any], shown: Shown
-) -> None:
-    """Forecast the fits of each metric, in a run folder of its own."""
-    with session(
-        run / _PLANNED, request | {"command": "verify --plan-only", "effect": effect}, shown
-    ) as pilot:
-        found = flow.forecasts(problem, _with_data(run, problem), metrics=names, effect=effect, run=pilot)
-        seconds = pilot.cost.seconds
+def _tell_plan(folder: Path, found: Sequence[Forecast], seconds: float, shown: Shown) -> None:
+    """How many fits each metric takes, and what a fit took."""
     if shown.as_json:
-        typer.echo(json.dumps({"run": str(run / _PLANNED), "forecasts": [asdict(one) for one in found]}))
+        typer.echo(json.dumps({"run": str(folder), "forecasts": [asdict(one) for one in found]}))
         return
     head = ("metric", "effect", "fits", "design", "pilot")
     rows = [

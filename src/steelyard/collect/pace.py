@@ -19,6 +19,8 @@ _SHARE = 20  # the probe trains on every 20th example
 def predict(problem: Problem, run: Run, cost: Cost) -> Cost:
     """Tell what work is expected to take, with seconds where there is a run folder to show them for.
 
+    What is predicted is taken off the time budget of the run, if it has one: several predictions share it.
+
     Cost: in a run folder, once per problem, a twentieth of a fit and 64 gradients; nothing in memory.
 
     Args:
@@ -30,21 +32,26 @@ def predict(problem: Problem, run: Run, cost: Cost) -> Cost:
         The same cost, with seconds if they could be found out.
 
     Raises:
-        SettingError: If the run has a time budget, and the work would take longer; it says what can be had.
+        SettingError: If the work would take longer than what is left of the run's time budget; it says what can be had.
     """
     if (run.folder is not None or run.allowed is not None) and (cost.fits or cost.gradients):
         pace = run.keep(f"pace/{problem.train.checksum[:16]}", lambda: _probe(problem))
         seconds = cost.fits * float(pace["fit"]) + float(cost.gradients) * float(pace["gradient"])
         cost = replace(cost, seconds=cost.seconds + (seconds if np.isfinite(seconds) else 0.0))
-        _check_budget(run.allowed, cost, float(pace["fit"]))
+        if run.allowed is not None:
+            _check_budget(run.allowed, cost, float(pace["fit"]))
+            run.allowed -= cost.seconds
     run.predict(cost)
     return cost
 
 
-def _check_budget(allowed: float | int | None, cost: Cost, fit: float) -> None:
-    if allowed is None or cost.seconds <= allowed:
+def _check_budget(allowed: float | int, cost: Cost, fit: float) -> None:
+    if cost.seconds <= allowed:
         return
-    said = f"this takes about {cost.seconds:,.0f} s ({cost}), more than the time budget of {allowed:,.0f} s"
+    said = (
+        f"this takes about {cost.seconds:,.0f} s ({cost}), more than what is left of the time budget, "
+        f"{allowed:,.0f} s"
+    )
     rest = cost.seconds - cost.fits * fit
     can = int((allowed - rest) // fit) if cost.fits and fit > 0 else 0
     if can > 0:

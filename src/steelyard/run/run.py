@@ -29,7 +29,7 @@ class Run:
     Attributes:
         folder: Where the work is kept, ``NAME.part`` until the run is finished; None in memory.
         finished: Whether it was finished before it was opened: what is kept can be read, nothing is written.
-        allowed: Seconds that the work may take by the prediction made before it; None: any.
+        allowed: Seconds that further work may take by the predictions made before it; None: any.
     """
 
     def __init__(

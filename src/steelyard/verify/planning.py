@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float
 
+from steelyard.collect import pace
 from steelyard.collect.designs import random_subsets
 from steelyard.collect.fits import outcomes
 from steelyard.errors import FitError, SettingError
@@ -92,7 +93,7 @@ def forecast(
 
 def _lds(problem: Problem, scores: Scores, effect: float | None, run: Run) -> Forecast:
     masks = random_subsets(problem, _ARMS, fraction=0.5, name="verification/lds")
-    run.predict(Cost(fits=_ARMS * _SEEDS))
+    pace.predict(problem, run, Cost(fits=_ARMS * _SEEDS))
     found = outcomes(
         problem,
         np.repeat(masks, _SEEDS, axis=0),
@@ -111,7 +112,7 @@ def _lds(problem: Problem, scores: Scores, effect: float | None, run: Run) -> Fo
 
 def _loo(problem: Problem, scores: Scores, effect: float | None, run: Run) -> Forecast:
     total = len(problem.train)
-    run.predict(Cost(fits=(1 + _ARMS) * _SEEDS))
+    pace.predict(problem, run, Cost(fits=(1 + _ARMS) * _SEEDS))
     bench = start(problem, _SEEDS, run)
     rows = generator(problem.seed, "verification", "loo").permutation(total)[:_ARMS]
     masks = np.ones((len(rows), total))
@@ -128,7 +129,7 @@ def _sets(metric: str, size: float, *, keep: bool = False) -> Callable[..., Fore
 
     def ask(problem: Problem, scores: Scores, effect: float | None, run: Run) -> Forecast:
         total = len(problem.train)
-        run.predict(Cost(fits=(1 + _ARMS) * _SEEDS))
+        pace.predict(problem, run, Cost(fits=(1 + _ARMS) * _SEEDS))
         bench = start(problem, _SEEDS, run)
         draw = generator(problem.seed, "verification", "forecast", metric)
         masks = np.full((_ARMS, total), 0.0 if keep else 1.0)
