@@ -16,6 +16,7 @@ from steelyard.collect.fits import Purpose, outcomes
 from steelyard.errors import RunError, SettingError
 from steelyard.problem import Problem
 from steelyard.run import in_memory, open_run
+from steelyard.run.packs import count_kept
 from steelyard.verify import lds
 from tests.problems import additive_problem, ridge_problem, scores_of
 
@@ -96,7 +97,7 @@ def test_a_borrowed_fit_is_kept_so_that_the_run_needs_the_bank_no_more(tmp_path)
         score.LeaveOneOut()(problem, run)
         assert run.cost.fits == 0
         assert any("bank of 41" in note for note in run.notes)
-    assert len(list((tmp_path / "run" / "kept" / "fits" / "scoring").glob("*.npz"))) == 41
+    assert count_kept(tmp_path / "run", "fits/scoring") == 41
 
 
 def test_a_bank_is_refused_where_it_does_not_belong(tmp_path):

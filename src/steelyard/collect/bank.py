@@ -32,6 +32,7 @@ from steelyard.run.files import explained, size_of, write_atomically, write_json
 from steelyard.run.lock import locked
 from steelyard.run.manifest import NAME as MANIFEST
 from steelyard.run.manifest import begun, read_manifest
+from steelyard.run.packs import count_kept
 from steelyard.run.progress import Show, display
 
 Design = Literal["half", "uniform", "bootstrap", "leave-one-out"]
@@ -139,7 +140,7 @@ def build(  # noqa: PLR0913 - what is fitted, and how
         known = _begun(folder, wanted)
         with _working(folder, known, show) as run:
             run.allowed = time_budget
-            done = sum(1 for _ in (folder / "kept" / "fits" / purpose).glob("*.npz"))
+            done = count_kept(folder, f"fits/{purpose}")
             pace.predict(problem, run, Cost(fits=max(0, known.fits - done)))
             _fill(folder, problem, known, run)
     return known

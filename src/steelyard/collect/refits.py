@@ -64,6 +64,7 @@ def make(problem: Problem, wanted: Sequence[Wanted], run: Run, progress: Progres
     """
     found: dict[str, Kept] = {}
     missing: list[Wanted] = []
+    run.take_lent(one.key for one in wanted)
     for one in wanted:
         if run.has(one.key):
             found[one.key] = _kept(problem, one, run)
@@ -134,8 +135,16 @@ def _check_repeatable(problem: Problem, one: Wanted, run: Run) -> None:
 def _in_blocks(problem: Problem, missing: Sequence[Wanted], count: int, run: Run) -> Making:
     for low in range(0, len(missing), count):
         block = missing[low : low + count]
-        for one, values in zip(block, _block(problem, block, run), strict=True):
-            yield one, _kept(problem, one, run, values)
+        values = _block(problem, block, run)
+        kept = run.keep_together(
+            {
+                one.key: {"values": np.asarray(own, dtype=np.float64), "message": np.array("")}
+                for one, own in zip(block, values, strict=True)
+                if own is not None
+            }
+        )
+        for one in block:
+            yield one, kept[one.key] if one.key in kept else _kept(problem, one, run)
 
 
 def _singly(problem: Problem, missing: Sequence[Wanted], run: Run) -> Making:
@@ -183,10 +192,7 @@ def _block(
     return [row if fine else None for row, fine in zip(values, good, strict=True)]
 
 
-def _kept(problem: Problem, one: Wanted, run: Run, values: np.ndarray | None = None) -> Kept:
-    if values is not None:
-        made = {"values": np.asarray(values, dtype=np.float64), "message": np.array("")}
-        return run.keep(one.key, lambda: made)
+def _kept(problem: Problem, one: Wanted, run: Run) -> Kept:
     return run.keep(one.key, functools.partial(_outcome, problem, one.weights, one.seed, run))
 
 

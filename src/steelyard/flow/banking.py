@@ -10,6 +10,7 @@ from steelyard.flow.problems import problem_of
 from steelyard.problem import Problem
 from steelyard.run import Run, read_manifest
 from steelyard.run.files import size_of
+from steelyard.run.packs import count_kept
 
 if TYPE_CHECKING:
     from steelyard.collect.bank import Bank, Design
@@ -74,7 +75,7 @@ def bank_facts(path: str | Path) -> dict[str, Any]:
         "fits": found.fits,
         "seeds": found.seeds,
         "seed": found.seed,
-        "kept": sum(1 for _ in (folder / "kept" / "fits" / found.purpose).glob("*.npz")),
+        "kept": count_kept(folder, f"fits/{found.purpose}"),
         "bytes": size_of(folder),
         "checksums": dict(found.checksums),
         "steelyard": found.steelyard,

@@ -1,7 +1,7 @@
 """Run: where work is kept so that nothing is computed twice, how far it is, and what it costs."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from steelyard.run import store
 from steelyard.run.cost import Meter
 from steelyard.run.files import explained, free_bytes, size_of
 from steelyard.run.manifest import Manifest, Status, now, write_manifest
+from steelyard.run.packs import Packs
 from steelyard.run.progress import Display, Progress, Silence
 
 _SAVE_SECONDS = 1.0
@@ -43,7 +44,8 @@ class Run:
         self._manifest = manifest or Manifest(request={})
         self._predicted: Cost | None = None
         self._matrices: list[np.memmap] = []
-        self._lenders: list[Path] = []
+        self._packs = None if folder is None else Packs(folder, self.note)
+        self._lenders: dict[Path, Packs] = {}
         self._saved = time.monotonic()
 
     def __repr__(self) -> str:
@@ -56,15 +58,16 @@ class Run:
 
     def has(self, key: str) -> bool:
         """Whether something is kept under the key, here or in a folder that is borrowed from."""
-        own = () if self.folder is None else (self.folder,)
-        return any(store.kept_path(folder, key).exists() for folder in (*own, *self._lenders))
+        return self._has_own(key) or any(
+            store.kept_path(folder, key).exists() or packs.has(key) for folder, packs in self._lenders.items()
+        )
 
     def borrow(self, folder: Path) -> None:
         """Take what another run folder keeps under the same keys before computing it; nothing is written there.
 
         What is taken is kept here too, so that this run stays complete by itself.
         """
-        self._lenders.append(folder)
+        self._lenders[folder] = Packs(folder, self.note)
 
     def keep(self, key: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
         """The arrays kept under the key, computed and kept first if there are none.
@@ -95,16 +98,46 @@ class Run:
             self.note(
                 f"what was kept as {key} was damaged on the disk and was computed again: {found.reason}"
             )
-        elif found is not None:
+        found = found if isinstance(found, Mapping) else self._packed(key)
+        if found is not None:
             return found
         arrays = self._lent(key) or _in_order(compute())
         if not self.finished:
-            self._meter.spend(disk_bytes=store.write_arrays(self.folder, key, arrays))
-            # Often enough that a kill loses a second of the account, seldom enough to cost nothing beside
-            # small results.
-            if time.monotonic() - self._saved >= _SAVE_SECONDS:
-                self.save()
+            self._written(store.write_arrays(self.folder, key, arrays))
         return arrays
+
+    def keep_together(
+        self, made: Mapping[str, Mapping[str, np.ndarray]]
+    ) -> Mapping[str, Mapping[str, np.ndarray]]:
+        """Keep small results that were made together, and are kept together or not at all, in one file.
+
+        Afterwards :meth:`has` and :meth:`keep` know each of them under its own key. In memory, and if the run is
+        finished, nothing is written.
+
+        Cost: one file for all that are alike in names, types and shapes, where :meth:`keep` takes one for each.
+
+        Args:
+            made: Arrays by key.
+
+        Returns:
+            The same arrays by key; what the folder has is read-only.
+
+        Raises:
+            SettingError: If a key has characters that keys may not have.
+            RunError: If the disk is full or the folder may not be written; everything kept before is intact.
+        """
+        ordered = {key: _in_order(arrays) for key, arrays in made.items()}
+        if self._packs is None or self.finished or not ordered:
+            return ordered
+        self._written(self._packs.add(ordered))
+        return {key: self._packs.find(key) or ordered[key] for key in ordered}
+
+    def take_lent(self, keys: Iterable[str]) -> None:
+        """Take what other folders lend under these keys at once, in one file instead of one for each."""
+        if self._packs is None or self.finished or not self._lenders:
+            return
+        lent = {key: self._lent(key) for key in keys if not self._has_own(key)}
+        self.keep_together({key: arrays for key, arrays in lent.items() if arrays is not None})
 
     def matrix(
         self, key: str, shape: tuple[int, int], dtype: np.dtype | type | str = np.float32
@@ -231,13 +264,27 @@ class Run:
         self._saved = time.monotonic()
 
     def _lent(self, key: str) -> Mapping[str, np.ndarray] | None:
-        for folder in self._lenders:
-            found = store.read_arrays(folder, key)
+        for folder, packs in self._lenders.items():
+            found = store.read_arrays(folder, key) or packs.find(key)
             if isinstance(found, store.Damaged):
                 self.note(f"{key} in {folder.name} is damaged on the disk and was not used: {found.reason}")
             elif found is not None:
                 return found
         return None
+
+    def _has_own(self, key: str) -> bool:
+        if self.folder is None or self._packs is None:
+            return False
+        return store.kept_path(self.folder, key).exists() or self._packs.has(key)
+
+    def _packed(self, key: str) -> Mapping[str, np.ndarray] | None:
+        return None if self._packs is None else self._packs.find(key)
+
+    def _written(self, disk_bytes: int) -> None:
+        self._meter.spend(disk_bytes=disk_bytes)
+        # Often enough that a kill loses a second of the account, seldom enough to cost nothing beside small results.
+        if time.monotonic() - self._saved >= _SAVE_SECONDS:
+            self.save()
 
     def _on_disk(self, what: str) -> Path:
         if self.folder is None:
