@@ -126,8 +126,9 @@ def outcomes(
     context = repr(sorted(problem.checksums().items())).encode()
     wanted: dict[str, Wanted] = {}
     keys: list[str] = []
+    drawn = {number: stream(problem.seed, purpose, number) for number in set(seeds)}
     for weights, number in zip(weightings, seeds, strict=True):
-        seed = stream(problem.seed, purpose, number)
+        seed = drawn[number]
         key = f"fits/{purpose}/{_digest(context, weights, seed)}"
         wanted.setdefault(key, Wanted(key, weights, seed))
         keys.append(key)
