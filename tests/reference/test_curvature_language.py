@@ -60,7 +60,9 @@ def test_adapters_are_solved_and_refined_to_the_exact_influence() -> None:
     ):
         np.testing.assert_allclose(method(p).values, exact, rtol=1e-3, atol=1e-4 * scale)
     closer = []
-    for seed in range(3):  # also of the labels that are drawn for the preconditioner, which decide how fast it is
+    for seed in range(
+        3
+    ):  # also of the labels that are drawn for the preconditioner, which decide how fast it is
         drawn = Problem(p.learner, p.train, p.query, seed=seed)
         exact = GaussNewton(damping=1.0)(drawn).values
         rough = EKFAC(damping=1.0)(drawn).values

@@ -177,7 +177,9 @@ def memorized_parts(  # noqa: PLR0913 - an example, fits, and how finely it is c
     return MemorizedParts(train_id, cut.names, values, float(worth[0, 0]), float(worth[0, -1]))
 
 
-def subset_outcomes(problem: Problem, run: Run, *, fits: int, fraction: float | int) -> tuple[np.ndarray, Outcomes]:
+def subset_outcomes(
+    problem: Problem, run: Run, *, fits: int, fraction: float | int
+) -> tuple[np.ndarray, Outcomes]:
     """Who was in each random subset, and what its fit says; every fit has a seed of its own.
 
     The subsets go by id, so that the order of the rows does not matter, and the first of them are the same whatever
