@@ -124,6 +124,10 @@ def test_lost_classes_tied_neighbours_and_too_few_of_them_end_as_single_fits(est
     assert found.failed.tolist() == [False, False, alone_fails[1], alone_fails[0], False]
 
 
+def _one_over_more_than_the_distance(distances):
+    return 1 / (1 + distances)
+
+
 @pytest.mark.parametrize(
     "estimator",
     [
@@ -132,12 +136,13 @@ def test_lost_classes_tied_neighbours_and_too_few_of_them_end_as_single_fits(est
         LogisticRegression(C=np.inf),
         LogisticRegression(solver="saga", l1_ratio=0.5, max_iter=5000),
         LogisticRegression(class_weight="balanced"),
-        KNeighborsClassifier(3).set_params(weights=lambda distances: 1 / (1 + distances)),
+        KNeighborsClassifier(3).set_params(weights=_one_over_more_than_the_distance),
         Ridge(1e-14),
         Ridge(1.0, solver="sag"),
         Ridge(1.0, positive=True, solver="lbfgs"),
     ],
-    ids=str,
+    # A function's text holds its address, by which two processes would not know the same test.
+    ids=lambda estimator: type(estimator).__name__,
 )
 def test_nothing_is_offered_where_the_model_would_be_another(estimator):
     x, y = data()
