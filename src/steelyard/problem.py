@@ -4,6 +4,7 @@ A learner trains and answers for one kind of model. Everything beyond training a
 method asks for it by :func:`require`, and the error names what to use instead.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -303,6 +304,16 @@ class Problem:
             "query": self.query.checksum,
             "learner": self.learner.fingerprint(),
         }
+
+    def mark(self) -> str:
+        """Names whatever the explained model depends on: training examples, learner, seed.
+
+        Part of the key of everything that is kept about that model, so that a run folder can hold several.
+
+        Cost: the learner's fingerprint.
+        """
+        facts = f"{self.train.checksum}|{self.learner.fingerprint()}|{self.seed}"
+        return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
 
 
 _Capability = TypeVar("_Capability")

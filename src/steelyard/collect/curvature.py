@@ -102,7 +102,7 @@ def kronecker_arrays(  # noqa: PLR0913 - where, of what and how are three facts 
         )
     fisher, why = resolve_fisher(problem, fitted, fisher)
     train = present_examples(problem) if examples is None else examples
-    key = f"curvature/{fisher}-{problem.seed}{'-' if point else ''}{point}"
+    key = f"curvature/{fisher}-{problem.mark()}{'-' if point else ''}{point}"
     family, corrected = _FAMILIES[kind]
     prefix = "" if family == "kfac" else f"{family}-"
 
@@ -231,7 +231,7 @@ def _held_out(problem: Problem, fitted: Fitted, run: Run, kind: Kind, fisher: Fi
         gradients = functools.partial(_fisher_batches, problem, fitted, held, fisher, "held-out gradients")
         return mean_squares(gradients, found.blocks)
 
-    key = f"curvature/{fisher}-{problem.seed}-held-out/{kind}"
+    key = f"curvature/{fisher}-{problem.mark()}-held-out/{kind}"
     return held_out_damping(found.blocks, run.keep(key, compute), penalty(problem, fitted))
 
 

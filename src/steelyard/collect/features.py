@@ -193,7 +193,7 @@ def second_moments(
                 progress.advance(len(rows) if fresh else 0)
         return {str(number): matrix / max(1, len(chosen)) for number, matrix in enumerate(total)}
 
-    facts = digest(problem.seed, fisher, of, None if examples is None else chosen.checksum)
+    facts = digest(problem.mark(), fisher, of, None if examples is None else chosen.checksum)
     found = run.keep(f"features/{features.key}-{facts}", compute)
     return tuple(np.asarray(found[str(number)]) for number in range(len(features.names)))
 
@@ -245,7 +245,7 @@ def training_scales(
             for side, values in zip(("rows", "columns"), sums, strict=True)
         }
 
-    arrays = run.keep(f"features/squares-{problem.seed}", compute)
+    arrays = run.keep(f"features/squares-{problem.mark()}", compute)
     names = [key.removesuffix("|rows") for key in arrays if key.endswith("|rows")]
     return {
         name: inverse_roots((_tensor(arrays[f"{name}|rows"]), _tensor(arrays[f"{name}|columns"])))

@@ -212,4 +212,4 @@ def exact_curvature(
         run.spend(gradients=len(problem.train))
         return {"hessian": learner.hessian(fitted.model, problem.train, problem.train.weights())}
 
-    return np.asarray(run.keep(f"curvature/exact-{problem.seed}", compute)["hessian"])
+    return np.asarray(run.keep(f"curvature/exact-{problem.mark()}", compute)["hessian"])

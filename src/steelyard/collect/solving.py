@@ -136,7 +136,7 @@ def open_system(
         product,
         block_positions(engine, train),
         penalty(problem, fitted),
-        f"solve/{kind}-{fisher if kind == 'fisher' else 'exact'}-{number}-{problem.seed}",
+        f"solve/{kind}-{fisher if kind == 'fisher' else 'exact'}-{number}-{problem.mark()}",
         resolved,
     )
 

@@ -100,7 +100,7 @@ def _dampings(
             start += count
         return {"names": np.array(list(sums)), "means": np.array(list(sums.values())) / len(train)}
 
-    kept = run.keep(f"curvature/datainf-{problem.seed}", compute)
+    kept = run.keep(f"curvature/datainf-{problem.mark()}", compute)
     means = dict(zip(kept["names"].tolist(), kept["means"].tolist(), strict=True))
     if damping == "auto":
         return {name: 0.1 * mean for name, mean in means.items()}, "0.1 x mean squared gradient of each layer"

@@ -169,7 +169,7 @@ class TRAK:
                 total = part if total is None else total + part
             return {"gram": np.zeros((0, 0)) if total is None else total}
 
-        key = f"trak/{self.over}-{self.models}-{number}-{self.projection}-{self.dimension}-{self.seed}"
+        key = f"trak/{problem.mark()}-{self.over}-{self.models}-{number}-{self.projection}-{self.dimension}-{self.seed}"
         matrix = np.asarray(run.keep(key, gram)["gram"])
         strength = (
             float(np.trace(matrix)) / len(matrix) * 0.1
