@@ -56,7 +56,7 @@ def _repeat(
     learner: HasPredictions, problem: Problem, run: Run, *, folds: int, repeat: int, progress: Progress
 ) -> np.ndarray:
     fold = _assign(problem, folds, repeat)
-    about = f"{problem.learner.fingerprint()[:16]}-{problem.train.checksum[:16]}-{problem.seed}-{folds}"
+    about = f"{problem.mark()}-{folds}"
     about += f"-{repeat}" if repeat else ""
     parts: list[np.ndarray] = []
     for k in range(folds):

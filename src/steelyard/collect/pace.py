@@ -35,7 +35,7 @@ def predict(problem: Problem, run: Run, cost: Cost) -> Cost:
         SettingError: If the work would take longer than what is left of the run's time budget; it says what can be had.
     """
     if (run.folder is not None or run.allowed is not None) and (cost.fits or cost.gradients):
-        pace = run.keep(f"pace/{problem.train.checksum[:16]}", lambda: _probe(problem))
+        pace = run.keep(f"pace/{problem.mark()}", lambda: _probe(problem))
         seconds = cost.fits * float(pace["fit"]) + float(cost.gradients) * float(pace["gradient"])
         cost = replace(cost, seconds=cost.seconds + (seconds if np.isfinite(seconds) else 0.0))
         if run.allowed is not None:

@@ -1,6 +1,5 @@
 """Metagradients of a problem, kept in the run folder, and how far to trust them: metasmoothness."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -146,6 +145,4 @@ def _check_same(values: torch.Tensor, engine: TorchGradients) -> None:
 
 
 def _key(name: str, problem: Problem, *, queries: bool) -> str:
-    facts = [problem.train.checksum, problem.learner.fingerprint(), str(problem.seed)]
-    facts += [problem.query.checksum] if queries else []
-    return f"{name}-{hashlib.blake2b('|'.join(facts).encode(), digest_size=10).hexdigest()}"
+    return f"{name}-{problem.mark()}{f'-{problem.query.checksum[:16]}' if queries else ''}"

@@ -275,9 +275,9 @@ class _Part:
         return float(recipe.weight_decay) if isinstance(recipe, AdamW) else 0.0
 
     def _key(self, kind: str) -> str:
-        facts = [self.problem.train.checksum, self.problem.learner.fingerprint(), str(self.problem.seed)]
-        facts += [str(self.number), str(len(self.spans)), f"{self._horizon():.17g}"]
-        return f"source/{kind}-{hashlib.blake2b('|'.join(facts).encode(), digest_size=10).hexdigest()}"
+        facts = f"{self.number}|{len(self.spans)}|{self._horizon():.17g}"
+        short = hashlib.blake2b(facts.encode(), digest_size=6).hexdigest()
+        return f"source/{kind}-{self.problem.mark()}-{short}"
 
 
 def _with_queries(
