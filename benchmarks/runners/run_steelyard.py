@@ -63,18 +63,16 @@ def _learner(job: Job) -> Learner:
 
 
 def _language_learner(job: Job) -> Learner:
-    import torch
     from network import network, summed_loss
 
-    from steelyard.learners.torch_losses import Loss
+    from steelyard.learners.torch_losses import Loss, drawn_classes
 
     def loss(model: Any, batch: Any) -> Any:
         return summed_loss(model(batch["tokens"]), batch["next"])
 
     def sampled(model: Any, batch: Any, generator: Any) -> Any:
         logits = model(batch["tokens"])
-        chances = logits.detach().flatten(0, -2).softmax(-1)
-        drawn = torch.multinomial(chances, 1, generator=generator)
+        drawn = drawn_classes(logits.flatten(0, -2), generator)
         return summed_loss(logits, drawn.view_as(batch["next"]))
 
     return sy.learners.Torch(network(job), loss=Loss(loss, unit="nats", sampled=sampled), trained=True)

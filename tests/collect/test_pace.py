@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 
 from steelyard.collect import pace
-from steelyard.learners import Sklearn
+from steelyard.learners import Sklearn, Torch
 from steelyard.problem import Problem
-from steelyard.records import Cost
+from steelyard.records import Cost, Products
 from steelyard.run import in_memory, open_run
+from steelyard.score import CG, EKFACCG, Arnoldi, LiSSA, Nystrom
 from tests.problems import ridge_problem
 
 
@@ -61,3 +63,50 @@ def test_the_prediction_is_of_the_right_size(tmp_path) -> None:
         problem.learner.fit(problem.train, seed=seed)
     took = time.perf_counter() - started
     assert took / 20 < told.seconds < 20 * took
+
+
+def test_products_are_timed_as_what_they_are(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(pace, "_probe", lambda _: {"fit": np.array(3.0), "gradient": np.array(0.5)})
+    monkeypatch.setattr(pace, "_product_seconds", lambda *_: 0.25)
+    products = Products(times=10, examples=64, vectors=3)
+    assert products.gradients == 10 * 64 * 5
+    cost = Cost(gradients=products.gradients + 40, fits=2)
+    with open_run(tmp_path / "run", {"a": 1}, show="quiet") as run:
+        told = pace.predict(logistic(), run, cost, products=products)
+        assert told.seconds == pytest.approx(2 * 3.0 + 40 * 0.5 + 10 * 64 * 0.25)
+        assert told.gradients == cost.gradients
+    monkeypatch.setattr(pace, "_product_seconds", lambda *_: np.nan)
+    with open_run(tmp_path / "other", {"a": 1}, show="quiet") as run:
+        told = pace.predict(logistic(), run, cost, products=products)
+        assert told.seconds == pytest.approx(2 * 3.0 + float(cost.gradients) * 0.5)
+
+
+@pytest.mark.parametrize(
+    ("method", "times", "examples", "vectors"),
+    [
+        (CG(iterations=7), 2 * 7, 100, 32),
+        (LiSSA(iterations=5, batch_size=16, repeats=3), 2 * 15, 16, 32),
+        (LiSSA(iterations=5, batch_size=1_000), 2 * 5, 100, 32),
+        (Arnoldi(rank=6), 12, 100, 1),
+        (Nystrom(rank=9), 1, 100, 9),
+        (EKFACCG(iterations=4), 2 * 4, 100, 32),
+        (EKFACCG(iterations=4, refinement="astra", batch_size=20), 2 * 4, 20, 32),
+    ],
+)
+def test_solvers_say_which_products_they_make(method, times, examples, vectors) -> None:
+    found = method.products(network(100, 40))
+    assert (found.times, found.examples, found.vectors) == (times, examples, vectors)
+    assert method.predict(network(100, 40)).gradients >= found.gradients
+
+
+def network(train: int, query: int) -> Problem:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(train, 4)).astype(np.float32), rng.integers(0, 3, train)
+    return Problem(Torch(torch.nn.Linear(4, 3), loss="cross_entropy", trained=True), (x, y), (x[:query], y[:query]))
+
+
+def test_the_products_of_a_network_are_probed_and_those_of_a_linear_model_are_not(tmp_path) -> None:
+    products = Products(times=1, examples=50, vectors=2)
+    assert 0 < pace._product_seconds(network(50, 2), products) < 1
+    assert np.isnan(pace._product_seconds(logistic(), products))

@@ -31,6 +31,7 @@ from steelyard.run import Run
 from steelyard.run.seeds import stream
 
 _MOST_EXACT_OUTPUTS = 16
+_KEPT_BYTES = 256 * 2**20  # of gradients that are needed twice
 _HELD_OUT = 5  # one example in so many
 Kind = Literal["kfac", "ekfac", "tkfac", "shampoo", "eshampoo", "rootshampoo"]
 
@@ -75,8 +76,8 @@ def kronecker_arrays(  # noqa: PLR0913 - where, of what and how are three facts 
 
     Eigenvectors and eigenvalues are kept in the run folder, so that another damping costs nothing.
 
-    Cost: one pass over the examples, two with corrected eigenvalues (``"ekfac"``, ``"eshampoo"``); each one forward
-    pass and as many backward passes as the model has outputs (exact Fisher) or one (sampled, empirical); one
+    Cost: one pass over the examples, two with corrected eigenvalues (``"ekfac"``, ``"eshampoo"``) unless the
+    gradients' factors of all examples take at most 256 MiB, which are then kept for the second; each one forward pass and as many backward passes as the model has outputs (exact Fisher) or one (sampled, empirical); one
     eigendecomposition per side and block.
 
     Args:
@@ -106,18 +107,55 @@ def kronecker_arrays(  # noqa: PLR0913 - where, of what and how are three facts 
     family, corrected = _FAMILIES[kind]
     prefix = "" if family == "kfac" else f"{family}-"
 
-    def captured(what: str) -> Callable[[], Iterator[Weighted]]:
-        return functools.partial(_fisher_batches, problem, fitted, train, fisher, what)
-
-    arrays = dict(run.keep(f"{key}/{prefix}bases", lambda: fit_bases(captured("covariances"), family)))
+    batches = functools.partial(_fisher_batches, problem, fitted, train, fisher)
+    captured = _Twice(batches) if corrected else batches
+    arrays = dict(
+        run.keep(f"{key}/{prefix}bases", lambda: fit_bases(lambda: captured("covariances"), family))
+    )
     if corrected:
         arrays |= run.keep(
-            f"{key}/{prefix}eigenvalues", lambda: fit_eigenvalues(captured("eigenvalues"), arrays, family)
+            f"{key}/{prefix}eigenvalues",
+            lambda: fit_eigenvalues(lambda: captured("eigenvalues"), arrays, family),
         )
     blocks = eigen_blocks(arrays, f"e{family}" if corrected else family)
     if kind == "rootshampoo":
         blocks = {name: _rooted(block) for name, block in blocks.items()}
     return FittedBlocks(blocks, {"fisher": fisher, "fisher_reason": why} | _diagonal_sides(blocks))
+
+
+class _Twice:
+    """Gradients for two passes: the second takes them from memory where they fit, and computes them anew where not.
+
+    Both draw the same labels from the same seed, so the result is the same bit by bit.
+    """
+
+    def __init__(self, compute: Callable[[str], Iterator[Weighted]]) -> None:
+        self._compute = compute
+        self._kept: list[Weighted] = []
+
+    def __call__(self, what: str) -> Iterator[Weighted]:
+        if self._kept:
+            self._kept.reverse()
+            while self._kept:
+                yield self._kept.pop()
+            return
+        kept: list[Weighted] = []
+        seen: dict[int, int] = {}  # layers may share what they read
+        for batch in self._compute(what):
+            if sum(seen.values()) <= _KEPT_BYTES:
+                kept.append(batch)
+                seen.update(_storages(batch))
+            else:
+                kept.clear()
+            yield batch
+        if sum(seen.values()) <= _KEPT_BYTES:
+            self._kept = kept
+
+
+def _storages(batch: Weighted) -> dict[int, int]:
+    """Bytes behind the factors, by address."""
+    tensors = (t for f in batch.factors.values() for t in vars(f).values() if isinstance(t, torch.Tensor))
+    return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
 
 
 def _diagonal_sides(blocks: Mapping[str, EigenBlock]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from steelyard.errors import CapabilityError
 from steelyard.gradients.parts import By, Split
 from steelyard.gradients.signs import Projection
 from steelyard.problem import HasCurvature, HasGradients, Problem, require
-from steelyard.records import Examples
+from steelyard.records import Examples, Products
 from steelyard.run import Run
 
 
@@ -119,6 +119,8 @@ def gradients_at(problem: Problem, model: Any, run: Run) -> Fitted:
 
 _QUERY_SIDE_NUMBERS = 2**28  # 1 GiB in float32
 _WIDTH = 512
+SOLVED_TOGETHER = 32
+"""Queries that iterative solvers solve, and keep, together."""
 
 
 def queries_within_memory(problem: Problem, rank: int | None = None) -> int:
@@ -134,6 +136,15 @@ def queries_within_memory(problem: Problem, rank: int | None = None) -> int:
         return len(problem.query)
     share = 1.0 if rank is None else min(1.0, 2 * rank / _WIDTH)
     return max(1, int(_QUERY_SIDE_NUMBERS / (int(parameters) * share)))
+
+
+def solver_products(
+    problem: Problem, iterations: float | int, examples: int, *, curvature: str, precision: str
+) -> Products:
+    """The products of so many iterations for all queries, some at a time."""
+    count = len(problem.query)
+    lots = -(-count // SOLVED_TOGETHER)
+    return Products(iterations * lots, examples, min(count, SOLVED_TOGETHER), curvature, precision)
 
 
 def present_examples(problem: Problem) -> Examples:

@@ -8,25 +8,29 @@ import numpy as np
 from steelyard.collect.gradients import gradients_at
 from steelyard.errors import CapabilityError, DataError, FitError, SettingError
 from steelyard.problem import HasFitsTogether, HasGradients, Problem
-from steelyard.records import Cost, Examples
+from steelyard.records import Cost, Examples, Products
 from steelyard.run import Run, in_memory
 
 _LEAST_ROWS = 32
 _TOGETHER = 16
+_PRODUCT_ROWS = 64
+_LARGEST_PROBE = 2**26  # numbers in the vectors of a probed product
 _SHARE = 20  # the probe trains on every 20th example
 
 
-def predict(problem: Problem, run: Run, cost: Cost) -> Cost:
+def predict(problem: Problem, run: Run, cost: Cost, *, products: Products | None = None) -> Cost:
     """Tell what work is expected to take, with seconds where there is a run folder to show them for.
 
     What is predicted is taken off the time budget of the run, if it has one: several predictions share it.
 
-    Cost: in a run folder, once per problem, a twentieth of a fit and 64 gradients; nothing in memory.
+    Cost: in a run folder, once per problem, a twentieth of a fit and 64 gradients, and for products a further
+    twentieth of a fit and one product over 64 examples; nothing in memory.
 
     Args:
         problem: What will be fitted or differentiated.
         run: Tells the prediction and keeps the probe.
         cost: Counts of fits and gradients.
+        products: Those among the gradients that are products with the curvature: they are timed as what they are.
 
     Returns:
         The same cost, with seconds if they could be found out.
@@ -36,7 +40,11 @@ def predict(problem: Problem, run: Run, cost: Cost) -> Cost:
     """
     if (run.folder is not None or run.allowed is not None) and (cost.fits or cost.gradients):
         pace = run.keep(f"pace/{problem.mark()}", lambda: _probe(problem))
-        seconds = cost.fits * float(pace["fit"]) + float(cost.gradients) * float(pace["gradient"])
+        single, batched = float(cost.gradients), 0.0
+        each = np.nan if products is None else _product_pace(problem, run, products)
+        if products is not None and np.isfinite(each):
+            single, batched = single - products.gradients, products.times * products.examples * each
+        seconds = cost.fits * float(pace["fit"]) + single * float(pace["gradient"]) + batched
         cost = replace(cost, seconds=cost.seconds + (seconds if np.isfinite(seconds) else 0.0))
         if run.allowed is not None:
             _check_budget(run.allowed, cost, float(pace["fit"]))
@@ -77,6 +85,34 @@ def _probe(problem: Problem) -> dict[str, np.ndarray]:
     if learner.settings().get("trained"):
         model = learner.explained(train, seed=problem.seed)
     return {"fit": np.array(fit), "gradient": np.array(_gradient_seconds(problem, model))}
+
+
+def _product_pace(problem: Problem, run: Run, products: Products) -> float:
+    """Seconds per example of a product with so many vectors; NaN where it cannot be found out on a few examples."""
+    parameters = problem.learner.settings().get("parameters")
+    if parameters and int(parameters) * products.vectors > _LARGEST_PROBE:
+        return np.nan
+    name = f"{products.curvature}-{products.precision}-{products.vectors}-{min(products.examples, _PRODUCT_ROWS)}"
+    key = f"pace/{problem.mark()}-products-{name}"
+    return float(run.keep(key, lambda: {"product": np.array(_product_seconds(problem, products))})["product"])
+
+
+def _product_seconds(problem: Problem, products: Products) -> float:
+    # Imported here: linear models are fitted and differentiated without torch.
+    from steelyard.collect.solving import probe_product
+
+    rows = min(products.examples, _PRODUCT_ROWS, len(problem.train))
+    few = Problem(
+        problem.learner, problem.train.take(slice(0, rows)), problem.query.take(slice(0, 1)), seed=problem.seed
+    )
+    try:
+        work = probe_product(few, products)
+        work()  # what is decided once
+        started = time.perf_counter()
+        work()
+    except (FitError, CapabilityError, DataError, SettingError):
+        return np.nan
+    return (time.perf_counter() - started) / rows
 
 
 def _seconds_together(problem: Problem, part: Examples) -> float:

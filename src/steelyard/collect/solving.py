@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steelyard.collect.curvature import penalty, resolve_fisher
-from steelyard.collect.gradients import Fitted, open_gradients, present_examples
+from steelyard.collect.gradients import SOLVED_TOGETHER, Fitted, open_gradients, present_examples
 from steelyard.errors import CapabilityError, SettingError
 from steelyard.gradients.dense import Curved
 from steelyard.gradients.engine import TorchGradients
@@ -21,11 +21,10 @@ from steelyard.gradients.queries import QuerySide
 from steelyard.gradients.signs import rademacher
 from steelyard.gradients.solvers import Apply, Solution
 from steelyard.problem import HasCheckpoints, Problem
-from steelyard.records import Examples
-from steelyard.run import Run
+from steelyard.records import Examples, Products
+from steelyard.run import Run, in_memory
 from steelyard.run.seeds import stream
 
-_AT_ONCE = 32  # queries that are solved, and kept, together
 _PROBES = 8
 _LARGEST_AUTO = 2_000_000
 Precision = Literal["auto", "model", "float64"]
@@ -198,6 +197,23 @@ def mean_eigenvalue(system: System) -> float:
     return max(0.0, trace / system.engine.size + system.decay)
 
 
+def probe_product(problem: Problem, products: Products) -> Callable[[], object]:
+    """A product of random vectors with the curvature of a problem, to be timed; opens the system.
+
+    Raises:
+        CapabilityError: If there is no such product.
+    """
+    system = open_system(
+        problem,
+        in_memory(),
+        method="a product",
+        curvature=cast(Any, products.curvature),
+        precision=cast(Precision, products.precision),
+    )
+    vectors = torch.cat([system.random(number, "probe") for number in range(products.vectors)])
+    return lambda: system.curvature(vectors)
+
+
 def training_damping(problem: Problem, fitted: Fitted) -> tuple[float, str]:
     """The damping that a training of finite length amounts to: one over the sum of its effective learning rates.
 
@@ -250,8 +266,8 @@ def solve_queries(
     facts = json.dumps([repr(asked), system.problem.checksums()], sort_keys=True)
     key = f"{system.key}/{type(asked).__name__}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
     lots = []
-    for start in range(0, len(queries), _AT_ONCE):
-        part = queries.take(slice(start, start + _AT_ONCE))
+    for start in range(0, len(queries), SOLVED_TOGETHER):
+        part = queries.take(slice(start, start + SOLVED_TOGETHER))
 
         def compute(part: Examples = part) -> dict[str, np.ndarray]:
             found = solver(signed_queries(system, part))

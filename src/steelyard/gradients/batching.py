@@ -25,6 +25,7 @@ Positions = np.ndarray | slice
 
 WORKING_BYTES = 2**30  # of a pass over sequences: activations, their gradients, the logits
 FACTOR_BYTES = 128 * 2**20  # of the factors of a pass over anything else, which small networks like best
+TENSOR_BYTES = 16 * 2**20  # of the largest tensor there: beyond 32 MiB the system hands out fresh pages each time
 LARGEST_BATCH = 4096
 _WORTH_SORTING = 1.05  # padded tokens in the order given, over those in order of length
 
@@ -135,7 +136,8 @@ def measured_room(
         # Small networks run fastest while their factors stay in the processor's cache; large ones must fit.
         by_cache = FACTOR_BYTES // max(1, 8 * numbers // count, row_bytes)
         by_memory = WORKING_BYTES * count // max(1, saved.peak)
-        return Room(min(LARGEST_BATCH, max(1, min(by_cache, by_memory))))
+        by_tensor = TENSOR_BYTES * count // max(1, saved.largest)
+        return Room(min(LARGEST_BATCH, max(1, min(by_cache, by_memory, by_tensor))))
     tokens = max(1, count * int(lengths[:count].max()))
     per_token = max(1, (saved.peak + 4 * numbers) // tokens)
     most = WORKING_BYTES // row_bytes if row_bytes else LARGEST_BATCH

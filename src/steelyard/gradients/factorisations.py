@@ -95,11 +95,10 @@ def _kfac(moments: Moments, factors: Factors, batch: Weighted) -> None:
         return None
     moments.left = add(moments.left, outer)
     if batch.first:
-        inputs = factors.inputs.flatten(0, 1)
-        if factors.grads.shape[1] > 1:
-            inputs, per_row = inputs[live], None if per_row is None else per_row[live]
-        moments.right = add(moments.right, _side(inputs, per_row))
-        moments.positions += len(inputs) if per_row is None else float(per_row.sum())
+        some = None if factors.grads.shape[1] == 1 or bool(live.all()) else live
+        moments.right = add(moments.right, _inputs(factors, some, per_row))
+        counted = torch.ones(len(grads)) if per_row is None else per_row
+        moments.positions += float((counted if some is None else counted[some]).sum())
     return None
 
 
@@ -145,6 +144,24 @@ def _rows(moments: Moments, factors: Rows, weights: Tensor | None) -> None:
     rows = factors.values
     dense = rows.shape[1] <= LARGEST_DENSE
     moments.right = add(moments.right, second(rows, weights) if dense else _diagonal(rows, weights))
+
+
+def _inputs(factors: Outer, live: Tensor | None, weights: Tensor | None) -> Tensor:
+    """Second moments of a layer's inputs at these positions, all if None; its column of ones is not formed."""
+    wide = factors.shape[1] > LARGEST_SIDE
+    plain = factors.patches is None and not wide
+    inputs = (factors.raw if plain else factors.inputs).flatten(0, 1)
+    if live is not None:
+        inputs, weights = inputs[live], None if weights is None else weights[live]
+    if not plain or not factors.bias:
+        return _side(inputs, weights)
+    weighted = inputs if weights is None else inputs * weights.to(inputs)[:, None]
+    width = inputs.shape[1]
+    found = inputs.new_empty(width + 1, width + 1)
+    torch.mm(inputs.T, weighted, out=found[:width, :width])
+    found[width, :width] = found[:width, width] = weighted.sum(0)
+    found[width, width] = len(inputs) if weights is None else weights.sum()
+    return found
 
 
 def _side(rows: Tensor, weights: Tensor | None) -> Tensor:

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_CHUNK_ELEMENTS = 2**24  # of any one temporary: 64 MiB in float32
+_CHUNK_ELEMENTS = 2**22
+"""Of any one temporary: 16 MiB in float32. What is larger than 32 MiB is fetched from the system anew each time."""
 
 
 @dataclass(frozen=True)

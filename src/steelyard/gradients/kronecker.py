@@ -45,16 +45,23 @@ class EigenBlock:
     def rotate(self, factors: Factors) -> Float[Tensor, "example row column"]:
         """Gradients in the eigenbasis."""
         if isinstance(factors, Outer):
-            grads = factors.grads if self.left is None else factors.grads @ self.left.to(factors.grads)
-            inputs = (
-                factors.inputs if self.right is None else factors.projected_inputs(self.right.to(factors.raw))
-            )
-            return Outer(inputs, grads).full()
+            return self._rotated(factors)
         if isinstance(factors, Lookup):
             grads = factors.grads if self.right is None else factors.grads @ self.right.to(factors.grads)
             return Lookup(factors.index, grads, factors.rows).full()
         rows = factors.values if self.right is None else factors.values @ self.right.to(factors.values)
         return rows[:, None, :]
+
+    def _rotated(self, factors: Outer) -> Float[Tensor, "example row column"]:
+        grads, right = factors.grads, self.right
+        inputs = factors.inputs if right is None else factors.projected_inputs(right.to(factors.raw))
+        if self.left is None:
+            return Outer(inputs, grads).full()
+        left = self.left.to(grads)
+        if grads.shape[1] <= inputs.shape[2]:
+            return Outer(inputs, grads @ left).full()
+        # More positions than columns: turning the whole gradients takes less than turning every position's.
+        return (Outer(grads, inputs).full() @ left).transpose(1, 2)
 
     def turn(self, matrices: Float[Tensor, "example row column"]) -> Float[Tensor, "example row column"]:
         """From parameters into the eigenbasis: what :meth:`rotate` does, for matrices without factors."""

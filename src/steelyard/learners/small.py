@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steelyard.errors import DataError, SettingError
-from steelyard.learners.torch_losses import Loss
+from steelyard.learners.torch_losses import Loss, drawn_classes
 
 _WORDS = re.compile(r"\w+|[^\w\s]")
 _EMBEDDING_STD = 0.1
@@ -167,8 +167,7 @@ def _sampled_over_words(
     tokens = batch["tokens"]
     known = tokens[:, 1:] != PADDING
     logits = model(tokens[:, :-1])
-    chances = logits.detach().softmax(-1).flatten(0, 1)
-    drawn = torch.multinomial(chances, 1, generator=generator).view_as(known)
+    drawn = drawn_classes(logits.flatten(0, 1), generator).view_as(known)
     # Words are drawn independently, so variances add: 1/sqrt(T) where the mean over T words has 1/T.
     return _summed(logits, drawn, known) / known.sum(1).sqrt()
 

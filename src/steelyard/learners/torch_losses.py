@@ -83,8 +83,21 @@ def _cross_entropy_factor(outputs: Tensor) -> Tensor:
     return torch.diag_embed(root) - probability.unsqueeze(2) * root.unsqueeze(1)
 
 
+def drawn_classes(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """``[row]`` One class per row of ``[row, class]`` logits, drawn from their softmax.
+
+    By inverting the distribution function: one random number per row, where ``torch.multinomial`` takes one per class.
+    """
+    logits = logits.detach()
+    summed = logits.softmax(dim=1, dtype=torch.promote_types(logits.dtype, torch.float32)).cumsum(dim=1)
+    least = torch.rand(len(logits), 1, generator=generator, dtype=summed.dtype, device=logits.device)
+    # The last sum is 1 up to rounding. A class of probability 0 adds nothing, and is passed over on the right.
+    found = torch.searchsorted(summed, least * summed[:, -1:], right=True)
+    return found.squeeze(1).clamp_max(logits.shape[1] - 1)
+
+
 def _cross_entropy_sampled(outputs: Tensor, generator: torch.Generator) -> Tensor:
-    drawn = torch.multinomial(outputs.detach().softmax(dim=1), 1, generator=generator).squeeze(1)
+    drawn = drawn_classes(outputs, generator)
     return functional.cross_entropy(outputs, drawn, reduction="none")
 
 

@@ -13,7 +13,14 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from steelyard.errors import CapabilityError, DataError, ModelError, SettingError
-from steelyard.learners.torch_losses import NAMED_LOSSES, Batch, NamedLoss, log_probability, margin
+from steelyard.learners.torch_losses import (
+    NAMED_LOSSES,
+    Batch,
+    NamedLoss,
+    drawn_classes,
+    log_probability,
+    margin,
+)
 from steelyard.learners.transformers_settings import Task
 from steelyard.learners.transformers_spans import SPAN
 from steelyard.learners.transformers_table import IGNORED
@@ -98,8 +105,7 @@ class TextFunctions:
         shifted = following(batch["labels"])
         counted = shifted != IGNORED
         drawn = torch.full_like(shifted, IGNORED)
-        chances = logits.detach()[counted].softmax(-1)
-        drawn[counted] = torch.multinomial(chances, 1, generator=generator).squeeze(1)
+        drawn[counted] = drawn_classes(logits[counted], generator)
         losses = _cross_entropy(logits, drawn).sum(1)
         return losses if self.reduction == "sum" else losses / counted.sum(1).sqrt()
 

@@ -10,6 +10,7 @@ from steelyard.records.examples import Examples as Examples
 from steelyard.records.leaderboard import Leaderboard as Leaderboard
 from steelyard.records.plan import Plan as Plan
 from steelyard.records.provenance import Cost as Cost
+from steelyard.records.provenance import Products as Products
 from steelyard.records.provenance import Provenance as Provenance
 from steelyard.records.report import Finding as Finding
 from steelyard.records.report import Report as Report

@@ -24,6 +24,7 @@ from steelyard.run import Run, in_memory
 from steelyard.score.method import HoldsQueries as HoldsQueries
 from steelyard.score.method import Method as Method
 from steelyard.score.method import MethodCard as MethodCard
+from steelyard.score.method import Multiplies as Multiplies
 from steelyard.score.method import PairMethod as PairMethod
 from steelyard.score.method import Predicts as Predicts
 from steelyard.score.method import Resolves as Resolves
@@ -66,7 +67,10 @@ def begin(method: object, problem: Problem, run: Run) -> Started:
         asked = method.predict(problem)
         # Shards and the assembled matrix; in memory, the matrix alone.
         kept = 0 if run.folder is None else 2 * values
-        predicted = pace.predict(problem, run, replace(asked, disk_bytes=kept, peak_bytes=values))
+        products = method.products(problem) if isinstance(method, Multiplies) else None
+        predicted = pace.predict(
+            problem, run, replace(asked, disk_bytes=kept, peak_bytes=values), products=products
+        )
     return Started(run.cost, notes, predicted)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from steelyard.gradients.parts import By, Split
 from steelyard.problem import Problem
-from steelyard.records import Cost, Scores
+from steelyard.records import Cost, Products, Scores
 from steelyard.run import Run
 
 
@@ -63,6 +63,15 @@ class Predicts(Protocol):
 
     def predict(self, problem: Problem) -> Cost:
         """Gradient-equivalents and fits that scoring this problem will take."""
+        ...
+
+
+@runtime_checkable
+class Multiplies(Protocol):
+    """A method that spends most of its time on products with the curvature."""
+
+    def products(self, problem: Problem) -> Products:
+        """Those that scoring this problem will take; they are part of what ``predict`` counts."""
         ...
 
 

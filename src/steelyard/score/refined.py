@@ -7,8 +7,9 @@ its error away. The prediction, its unit and its sign are those of ``influence.p
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from steelyard.collect.gradients import solver_products
 from steelyard.problem import Problem
-from steelyard.records import Cost
+from steelyard.records import Cost, Products
 from steelyard.run import Run
 from steelyard.score.driver import MethodCard
 from steelyard.score.influence import (
@@ -75,11 +76,13 @@ class EKFACCG:
 
     def predict(self, problem: Problem) -> Cost:
         """EK-FAC, all iterations, and the scores."""
-        share = 1.0
-        if self.refinement == "astra":
-            share = min(1.0, self.batch_size / max(1, len(problem.train)))
-        products = self.iterations * share * len(problem.train) * (1 + 4 / 3 * len(problem.query))
+        products = self.products(problem).gradients
         return Cost(gradients=round(products) + 3 * len(problem.train) + len(problem.query))
+
+    def products(self, problem: Problem) -> Products:
+        """One per iteration and lot of queries, over all examples or a minibatch."""
+        size = len(problem.train) if self.refinement == "cg" else min(self.batch_size, len(problem.train))
+        return solver_products(problem, self.iterations, size, curvature="auto", precision=self.precision)
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """EK-FAC, and the solution for every query."""

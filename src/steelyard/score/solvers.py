@@ -7,8 +7,9 @@ deviation are in ``gradients/solvers.py``. All converge to what ``GaussNewton`` 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from steelyard.collect.gradients import solver_products
 from steelyard.problem import Problem
-from steelyard.records import Cost
+from steelyard.records import Cost, Products
 from steelyard.run import Run
 from steelyard.score.driver import MethodCard
 from steelyard.score.influence import (
@@ -64,7 +65,17 @@ class CG:
 
     def predict(self, problem: Problem) -> Cost:
         """All iterations, and the scores."""
-        return _cost(problem, self.iterations, len(problem.query))
+        return _cost(problem, self.products(problem))
+
+    def products(self, problem: Problem) -> Products:
+        """One over all examples per iteration and lot of queries."""
+        return solver_products(
+            problem,
+            self.iterations,
+            len(problem.train),
+            curvature=self.curvature,
+            precision=self.precision,
+        )
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Solve for every query."""
@@ -124,8 +135,17 @@ class LiSSA:
 
     def predict(self, problem: Problem) -> Cost:
         """All terms, and the scores."""
-        share = min(1.0, self.batch_size / max(1, len(problem.train)))
-        return _cost(problem, self.repeats * self.iterations * share, len(problem.query))
+        return _cost(problem, self.products(problem))
+
+    def products(self, problem: Problem) -> Products:
+        """One over a minibatch per term and lot of queries."""
+        return solver_products(
+            problem,
+            self.repeats * self.iterations,
+            min(self.batch_size, len(problem.train)),
+            curvature=self.curvature,
+            precision=self.precision,
+        )
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Solve for every query."""
@@ -185,7 +205,12 @@ class Arnoldi:
 
     def predict(self, problem: Problem) -> Cost:
         """All steps, and the scores."""
-        return _cost(problem, 2 * self.rank if self.steps == "auto" else self.steps, 1)
+        return _cost(problem, self.products(problem))
+
+    def products(self, problem: Problem) -> Products:
+        """One of a single vector per step."""
+        steps = 2 * self.rank if self.steps == "auto" else self.steps
+        return Products(steps, len(problem.train), 1, self.curvature, self.precision)
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Eigenpairs, and the query side with their inverse applied."""
@@ -243,7 +268,11 @@ class Nystrom:
 
     def predict(self, problem: Problem) -> Cost:
         """The sketch, and the scores."""
-        return _cost(problem, 1, self.rank)
+        return _cost(problem, self.products(problem))
+
+    def products(self, problem: Problem) -> Products:
+        """One of the whole sketch."""
+        return Products(1, len(problem.train), self.rank, self.curvature, self.precision)
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Eigenpairs, and the query side with their inverse applied."""
@@ -275,7 +304,5 @@ def _taken(found: Any) -> Preconditioned:
     return Preconditioned(found.fitted, found.side, found.resolved)
 
 
-def _cost(problem: Problem, iterations: float | int, vectors: int) -> Cost:
-    # A product is a forward pass with its graph, and per vector one derivative of it each way.
-    products = iterations * len(problem.train) * (1 + 4 / 3 * vectors)
-    return Cost(gradients=round(products) + len(problem.train) + len(problem.query))
+def _cost(problem: Problem, products: Products) -> Cost:
+    return Cost(gradients=round(products.gradients) + len(problem.train) + len(problem.query))
