@@ -1,6 +1,8 @@
 """``steelyard bank``: fits made beforehand, for many runs."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +15,7 @@ from steelyard.cli.model import DataOptions, load_problem
 from steelyard.cli.session import request_of
 from steelyard.collect import bank as banks
 from steelyard.errors import DataError, RunError
+from steelyard.run.on_ray import RayWorkers
 from steelyard.run.progress import Show
 
 bank = typer.Typer(
@@ -58,6 +61,7 @@ def build(  # noqa: PLR0913 - one parameter per option
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
     time_budget: TimeBudget = None,
+    ray: options.Ray = None,
     seed: options.Seed = 0,
     trust: options.Trust = False,
     quiet: options.Quiet = False,
@@ -74,17 +78,19 @@ def build(  # noqa: PLR0913 - one parameter per option
     data = DataOptions(train=train, query=query, text=text_column, label=label_column, id=id_column)
     problem = flow.with_utility(load_problem(model, data, seed=seed, trust=trust), utility)
     request = request_of("bank", model, data, problem, trust=trust) | {"utility": utility}
-    banks.build(
-        out,
-        problem,
-        fits=fits,
-        design=design,
-        purpose=purpose,
-        seeds=seeds,
-        show=_show(quiet=quiet, as_json=as_json),
-        request=request,
-        time_budget=time_budget,
-    )
+    with _workers(ray) as workers:
+        banks.build(
+            out,
+            problem,
+            fits=fits,
+            design=design,
+            purpose=purpose,
+            seeds=seeds,
+            show=_show(quiet=quiet, as_json=as_json),
+            request=request,
+            time_budget=time_budget,
+            workers=workers,
+        )
     _tell(Path(out), as_json=as_json)
 
 
@@ -95,6 +101,7 @@ def extend(
     *,
     fits: Fits,
     time_budget: TimeBudget = None,
+    ray: options.Ray = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -119,16 +126,18 @@ def extend(
             f"{folder}: the {' and the '.join(changed)} changed since the bank was built.",
             fix="restore what it was, or build another bank.",
         )
-    banks.build(
-        folder,
-        problem,
-        fits=fits,
-        design=known.design,
-        purpose=known.purpose,
-        seeds=known.seeds,
-        show=_show(quiet=quiet, as_json=as_json),
-        time_budget=time_budget,
-    )
+    with _workers(ray) as workers:
+        banks.build(
+            folder,
+            problem,
+            fits=fits,
+            design=known.design,
+            purpose=known.purpose,
+            seeds=known.seeds,
+            show=_show(quiet=quiet, as_json=as_json),
+            time_budget=time_budget,
+            workers=workers,
+        )
     _tell(Path(folder), as_json=as_json)
 
 
@@ -140,6 +149,16 @@ def info(folder: Folder, *, as_json: options.Json = False) -> None:
     Example: steelyard bank info banks/half
     """
     _tell(Path(folder), as_json=as_json)
+
+
+@contextmanager
+def _workers(ray: str | None) -> Iterator[RayWorkers | None]:
+    found = None if ray is None else RayWorkers(ray)
+    try:
+        yield found
+    finally:
+        if found is not None:
+            found.close()
 
 
 def _show(*, quiet: bool, as_json: bool) -> Show:

@@ -121,6 +121,15 @@ TimeBudget = Annotated[
         metavar="SECONDS",
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Make fits as Ray tasks: local (one started here, for this command), auto (the one that runs on this "
+        "machine), or HOST:PORT of a cluster that this machine belongs to. The results are the same.",
+        metavar="ADDRESS",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Results as JSON on standard output, progress as JSON lines.")

@@ -71,6 +71,7 @@ def verify(  # noqa: PLR0913 - one parameter per option
     ] = None,
     bank: options.Bank = None,
     time_budget: options.TimeBudget = None,
+    ray: options.Ray = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
     fresh: options.Fresh = False,
@@ -83,7 +84,7 @@ def verify(  # noqa: PLR0913 - one parameter per option
 
     Example: steelyard verify runs/first --metric lds,qld,brittleness --seeds 5
     """
-    shown, means = Shown(quiet=quiet, as_json=as_json, fresh=fresh), Means(bank, time_budget)
+    shown, means = Shown(quiet=quiet, as_json=as_json, fresh=fresh), Means(bank, time_budget, ray)
     problem = _problem_of(run)
     names = [name.strip() for name in metric.split(",") if name.strip()]
     request: dict[str, Any] = {

@@ -138,12 +138,14 @@ def _within(run: Run, task: Task) -> Iterator[Run]:
     """A run folder of the task's own inside the run: what methods keep in a run is about one problem."""
     if run.folder is None:
         inner = in_memory()
+        inner.workers = run.workers
         yield inner
         _count(run, inner.cost, Cost())
         return
     request = {"task": task.name, "seed": task.problem.seed, "checksums": task.problem.checksums()}
     place = run.path("tasks", _slug(task.name, json.dumps(request, sort_keys=True)))
     with open_run(place, request, show="quiet") as inner:
+        inner.workers = run.workers
         before = inner.cost
         try:
             yield inner
