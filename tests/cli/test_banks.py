@@ -128,7 +128,7 @@ def test_values_by_ray_equal_those_of_the_loop(model, tmp_path):
     model.write_text(f"from sklearn.ensemble import RandomForestClassifier as Forest\n{source}")
     tables = []
     for name, more in (("ray", ["--ray", "local"]), ("loop", [])):
-        given = ["value", f"{model}:build", "--method", "banzhaf", "--set", "fits=12", "--quiet"]
+        given = ["value", f"{model}:build", "--method", "banzhaf", "--set", "fits=32", "--quiet"]
         command = [sys.executable, "-m", "steelyard", *given, "--out", str(tmp_path / name), *more]
         found = subprocess.run(command, capture_output=True, text=True, check=False)
         assert found.returncode == 0, found.stderr

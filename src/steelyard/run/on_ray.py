@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,6 +36,7 @@ _AGAIN = 3
 _AHEAD = 4
 """Tasks per core that Ray is given at a time: enough to keep all busy, few enough to hold their arguments."""
 _REACH = 5.0
+_LISTEN = 1.0
 _PORT = 6379
 _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -176,7 +177,7 @@ class RayPool:
         """
         todo = iter(enumerate(tasks))
         under_way: dict[Any, int] = {}
-        try:
+        with _interrupts() as heard, self._ending(under_way):
             while True:
                 for place, task in todo:
                     under_way[self.ask(task)] = place
@@ -184,8 +185,16 @@ class RayPool:
                         break
                 if not under_way:
                     return
-                (done, *_), _ = self.ray.wait(list(under_way), num_returns=1)
-                yield under_way.pop(done), self._answer(done)
+                done, _ = self.ray.wait(list(under_way), num_returns=1, timeout=_LISTEN)
+                if heard:
+                    raise KeyboardInterrupt
+                for task in done:
+                    yield under_way.pop(task), self._answer(task)
+
+    @contextmanager
+    def _ending(self, under_way: Mapping[Any, int]) -> Iterator[None]:
+        try:
+            yield
         finally:
             for task in under_way:
                 self.ray.cancel(task, force=True)
@@ -255,6 +264,26 @@ def _check_reachable(address: str) -> None:
 def _token() -> str:
     """What this process's own Ray asks of whoever calls it: it listens on more than the loopback, and runs any code."""
     return secrets.token_hex(32)
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Every Ctrl-C, besides what it does anyway: one that meets Ray's own code is lost there."""
+    heard: list[int] = []
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
+        yield heard
+        return
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield heard
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 @contextmanager
