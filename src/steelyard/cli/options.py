@@ -35,7 +35,7 @@ Model = Annotated[
     typer.Argument(
         help="file.py:function or package.module:function that returns a Problem, a learner, or "
         "(learner, train, query); or the folder of a language model (or a .gguf file); or a scikit-learn model as "
-        ".skops or .joblib with --trust.",
+        ".skops or .joblib with --trust; or a task that comes with Steelyard (`steelyard bank recipes`).",
         metavar="MODEL",
         show_default=False,
     ),
