@@ -1,6 +1,8 @@
 """``--bank`` and ``--time-budget`` where fits are made: what is taken, and what is refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +98,40 @@ def test_all_that_a_verification_asks_for_shares_the_time_budget(runner, scored)
     planned = runner.invoke(app, [*given, "--plan-only", "--time-budget", "2"])
     assert planned.exit_code == 2
     assert "raise --time-budget" in planned.stderr
+
+
+def test_every_command_that_makes_fits_takes_ray_and_says_when_there_is_none(runner, model, tmp_path, scored):
+    (tmp_path / "board.yaml").write_text(
+        f"tasks:\n  one:\n    model: {model}:build\nmethods: [gauss_newton]\nmetrics: [lds]\n"
+    )
+    banks = built(runner, model, tmp_path / "bank", "--fits", "4")
+    commands = [
+        ["value", f"{model}:build", "--method", "banzhaf", "--out", str(tmp_path / "a")],
+        ["attribute", f"{model}:build", "--out", str(tmp_path / "b")],
+        ["verify", str(scored), "--metric", "lds"],
+        ["bank", "build", f"{model}:build", "--fits", "4", "--out", str(tmp_path / "c")],
+        ["bank", "extend", banks, "--fits", "8"],
+        ["leaderboard", str(tmp_path / "board.yaml"), "--out", str(tmp_path / "d")],
+    ]
+    for command in commands:
+        found = runner.invoke(app, [*command, "--ray", "127.0.0.1:1"])
+        assert found.exit_code == 2, found.output
+        assert "--ray 127.0.0.1:1: nothing answers there" in found.stderr
+        assert "ray start --head" in found.stderr
+    assert not [*tmp_path.glob("[abcd]"), *tmp_path.glob("[abcd].part")]
+
+
+@pytest.mark.slow  # starts Ray
+def test_values_by_ray_equal_those_of_the_loop(model, tmp_path):
+    pytest.importorskip("ray", reason="needs ray: pip install 'steelyard[ray]'")
+    source = model.read_text().replace("LogisticRegression(C=1.0)), _data(60, 0)", "Forest(5)), _data(60, 0)")
+    model.write_text(f"from sklearn.ensemble import RandomForestClassifier as Forest\n{source}")
+    tables = []
+    for name, more in (("ray", ["--ray", "local"]), ("loop", [])):
+        given = ["value", f"{model}:build", "--method", "banzhaf", "--set", "fits=32", "--quiet"]
+        command = [sys.executable, "-m", "steelyard", *given, "--out", str(tmp_path / name), *more]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert found.returncode == 0, found.stderr
+        tables.append((tmp_path / name / "values.csv").read_text())
+        assert any("Ray workers" in note for note in read_manifest(tmp_path / name).notes) == (name == "ray")
+    assert tables[0] == tables[1]

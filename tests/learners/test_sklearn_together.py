@@ -9,7 +9,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from steelyard.collect.fits import outcomes
-from steelyard.learners import Sklearn
+from steelyard.learners import Sklearn, sklearn_nearest
 from steelyard.problem import Problem
 from steelyard.records import Measurement
 from steelyard.run import in_memory
@@ -94,6 +94,31 @@ def test_neighbours_equal_their_own_fits(estimator, measurement):
     weights = weightings(fractional=False)
     found = together(problem, weights)
     np.testing.assert_allclose(found, one_by_one(problem, weights), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("weights", ["uniform", "distance"])
+@pytest.mark.parametrize("design", ["leave one out", "half", "few"])
+def test_neighbours_that_are_tied_are_those_that_scikit_learn_takes(weights, design, monkeypatch):
+    """A few queries at whole numbers, as all examples are: their neighbours tie in many ways."""
+    draw = np.random.default_rng(4)
+    x, y = draw.integers(0, 6, size=(160, 4)).astype(float), draw.integers(0, 3, size=160)
+    q = draw.uniform(0, 6, size=(40, 4))
+    q[:8] = np.round(q[:8])
+    problem = Problem(
+        Sklearn(KNeighborsClassifier(5, weights=weights, algorithm="brute")), (x, y), (q, y[:40])
+    )
+    masks = {
+        "leave one out": 1.0 - np.eye(160)[:30],
+        "half": (draw.random((30, 160)) < 0.5).astype(float),
+        "few": (draw.random((30, 160)) < 0.1).astype(float),
+    }[design]
+    asked: list[int] = []
+    search = sklearn_nearest._asked
+    monkeypatch.setattr(sklearn_nearest, "_asked", lambda f, x, q: asked.append(len(q)) or search(f, x, q))
+    values = learner_of(problem).measure_together(problem.train, masks, range(30), problem.query)
+    known = np.isfinite(values).all(axis=1)
+    assert known.sum() >= 20 and sum(asked) > 0
+    np.testing.assert_allclose(values[known], one_by_one(problem, masks[known]), rtol=1e-10, atol=1e-12)
 
 
 def test_neighbours_predict_numbers_like_their_own_fits():

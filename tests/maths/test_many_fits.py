@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 
 from steelyard.maths.many_logistic import Logistic, logistic_fits
-from steelyard.maths.many_neighbours import nearest_in_subsets
+from steelyard.maths.many_neighbours import nearest_in_subsets, places_needed
 from steelyard.maths.many_ridge import ridge_fits
 
 
@@ -88,8 +88,8 @@ def test_neighbours_in_subsets_are_those_of_a_search_of_their_own():
     present[0] = True
     present[1], present[1, :3] = False, True
     found = nearest_in_subsets(order, np.take_along_axis(distances, order, axis=1), present, k=4)
-    assert found.settled.tolist() == (present.sum(axis=1) >= 4).tolist()
-    for fit in np.flatnonzero(found.settled):
+    assert found.enough.tolist() == (present.sum(axis=1) >= 4).tolist() and not found.tied.any()
+    for fit in np.flatnonzero(found.enough):
         rows = np.flatnonzero(present[fit])
         own = rows[np.argsort(distances[:, rows], axis=1)[:, :4]]
         np.testing.assert_array_equal(found.rows[fit], own)
@@ -106,18 +106,17 @@ def test_neighbours_and_ties_are_those_of_reading_every_list_to_its_end():
     for k in (1, 5):
         found = nearest_in_subsets(order, distances, present, k, kinds=kinds)
         for fit, mask in enumerate(present):
-            settled = int(mask.sum()) >= k
-            for query in range(9 if settled else 0):
+            assert found.enough[fit] == (int(mask.sum()) >= k)
+            for query in range(9 if found.enough[fit] else 0):
                 rows = order[query][mask[order[query]]]
                 away = unsorted[query, rows]
                 np.testing.assert_array_equal(found.distances[fit, query], away[:k])
                 tied = rows[away == away[k - 1]]
                 full = len(rows) > k and away[k] == away[k - 1]
-                settled &= not (full and len(set(kinds[tied])) > 1)
-                if settled:
+                assert found.tied[fit, query] == (full and len(set(kinds[tied])) > 1)
+                if not found.tied[fit, query]:
                     np.testing.assert_array_equal(found.rows[fit, query], rows[:k])
-            assert found.settled[fit] == settled
-        assert 0 < found.settled.sum() < 30
+        assert 0 < found.tied.sum() < 0.9 * found.tied.size
 
 
 def test_ties_at_the_last_neighbour_are_told_and_other_ties_are_not():
@@ -130,20 +129,47 @@ def test_ties_at_the_last_neighbour_are_told_and_other_ties_are_not():
             [True] * 3 + [False] * 2,
         ]
     )
-    settled = [
-        nearest_in_subsets(np.arange(5)[None], distances, present, k=k).settled.tolist() for k in (2, 3)
+    tied = [
+        nearest_in_subsets(np.arange(5)[None], distances, present, k=k).tied[:, 0].tolist() for k in (2, 3)
     ]
-    assert settled == [[False, False, True, False], [True, True, False, True]]
+    assert tied == [[True, True, False, True], [False, False, True, False]]
 
 
 def test_a_tie_among_examples_of_one_kind_does_not_matter():
     distances, present = np.array([[0.0, 1.0, 1.0, 1.0, 2.0]]), np.ones((2, 5), dtype=bool)
     present[1, 3] = False
     order = np.arange(5)[None]
-    for kinds, settled in (
-        ([0, 1, 1, 1, 0], [True, True]),
-        ([0, 1, 1, 0, 0], [False, True]),
-        ([1, 1, 0, 1, 1], [False] * 2),
+    for kinds, tied in (
+        ([0, 1, 1, 1, 0], [False, False]),
+        ([0, 1, 1, 0, 0], [True, False]),
+        ([1, 1, 0, 1, 1], [True] * 2),
     ):
         found = nearest_in_subsets(order, distances, present, k=2, kinds=np.array(kinds))
-        assert found.settled.tolist() == settled
+        assert found.tied[:, 0].tolist() == tied
+
+
+def test_the_beginnings_of_the_lists_say_the_same_or_that_they_are_too_short():
+    draw = np.random.default_rng(3)
+    unsorted = draw.integers(0, 200, size=(9, 300)).astype(float)
+    order = np.argsort(unsorted, axis=1, kind="stable")
+    distances, kinds = np.take_along_axis(unsorted, order, axis=1), draw.integers(0, 2, size=300)
+    present = draw.random((40, 300)) < draw.uniform(0.1, 1.0, size=(40, 1))
+    whole = nearest_in_subsets(order, distances, present, 3, kinds=kinds)
+    for length in (4, 12, 40, 299):
+        found = nearest_in_subsets(order[:, :length], distances[:, :length], present, 3, kinds=kinds)
+        needed = [
+            any(
+                np.count_nonzero(mask[order[q, :length]]) < 4
+                or distances[q, length - 1] <= distances[q][mask[order[q]]][2]
+                for q in range(9)
+            )
+            for mask in present
+        ]
+        assert (~found.enough).tolist() == needed
+        sure = found.enough
+        np.testing.assert_array_equal(found.rows[sure], whole.rows[sure])
+        np.testing.assert_array_equal(found.tied[sure], whole.tied[sure])
+    lengths = places_needed(present, 3)
+    assert (lengths <= 300).all() and (np.diff(lengths[np.argsort(present.sum(axis=1))]) <= 0).all()
+    for fit, length in enumerate(lengths):
+        assert (np.count_nonzero(present[fit][order[:, :length]], axis=1) >= 4).all() or length == 300

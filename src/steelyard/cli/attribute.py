@@ -40,6 +40,7 @@ def attribute(  # noqa: PLR0913 - one parameter per option
     candidates_by: options.CandidatesBy = options.Proposers.BM25,
     bank: options.Bank = None,
     time_budget: options.TimeBudget = None,
+    ray: options.Ray = None,
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
@@ -74,7 +75,7 @@ def attribute(  # noqa: PLR0913 - one parameter per option
         "candidates": None if candidates is None else [candidates, candidates_by],
     }
     with session(out, request, shown) as run:
-        provide(run, problem, Means(bank, time_budget), purpose="scoring")
+        provide(run, problem, Means(bank, time_budget, ray), purpose="scoring")
         report = finished_report(run)
         if report is None:
             proposed = None if candidates is None else Candidates(candidates, candidates_by.value)

@@ -1,6 +1,8 @@
 """``steelyard bank``: fits made beforehand, for many runs."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +14,9 @@ from steelyard.cli.guard import guarded
 from steelyard.cli.model import DataOptions, load_problem
 from steelyard.cli.session import request_of
 from steelyard.collect import bank as banks
-from steelyard.errors import DataError, RunError
+from steelyard.errors import DataError, RunError, SettingError
+from steelyard.flow.ground_truth import TASKS
+from steelyard.run.on_ray import RayWorkers
 from steelyard.run.progress import Show
 
 bank = typer.Typer(
@@ -39,7 +43,9 @@ def build(  # noqa: PLR0913 - one parameter per option
     out: Annotated[
         str, typer.Option(help="Folder of the bank. The same command continues what is in it.", metavar="DIR")
     ],
-    fits: Fits,
+    fits: Annotated[
+        int | None, typer.Option(help="Fits in all; those of the recipe, if MODEL has one.", min=1)
+    ] = None,
     train: options.Train = None,
     query: options.Query = None,
     design: Annotated[
@@ -47,10 +53,14 @@ def build(  # noqa: PLR0913 - one parameter per option
         typer.Option(help="Which training examples each fit sees."),
     ] = "half",
     purpose: Annotated[
-        Literal["scoring", "verification"],
-        typer.Option(help="Who may use it. What scores were made from cannot verify them."),
-    ] = "scoring",
-    seeds: Annotated[int, typer.Option(help="Training seeds.", min=1)] = 1,
+        Literal["scoring", "verification"] | None,
+        typer.Option(
+            help="Who may use it; scoring, if MODEL is no recipe. What scores were made from cannot verify them."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Training seeds; 1, if MODEL is no recipe.", min=1)
+    ] = None,
     utility: Annotated[
         str | None, typer.Option(help="Measure the queries by this, such as accuracy.", metavar="NAME")
     ] = None,
@@ -58,6 +68,7 @@ def build(  # noqa: PLR0913 - one parameter per option
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
     time_budget: TimeBudget = None,
+    ray: options.Ray = None,
     seed: options.Seed = 0,
     trust: options.Trust = False,
     quiet: options.Quiet = False,
@@ -69,22 +80,33 @@ def build(  # noqa: PLR0913 - one parameter per option
     anew for each fit. bootstrap: with replacement. leave-one-out: all but one, in turn. attribute, value and verify
     take fits from it with --bank. Killed at any moment, the same command goes on.
 
+    A task of `steelyard bank recipes` as MODEL needs nothing else than --out: its bank is ground truth to verify scores
+    by.
+
     Example: steelyard bank build model.py:build --train train.csv --query test.csv --out banks/half --fits 500
     """
+    recipe = TASKS.get(model)
+    if recipe is None and fits is None:
+        raise SettingError(
+            "--fits is missing: how many?",
+            fix="give --fits 500, say; only a task of `steelyard bank recipes` has a number of its own.",
+        )
     data = DataOptions(train=train, query=query, text=text_column, label=label_column, id=id_column)
     problem = flow.with_utility(load_problem(model, data, seed=seed, trust=trust), utility)
     request = request_of("bank", model, data, problem, trust=trust) | {"utility": utility}
-    banks.build(
-        out,
-        problem,
-        fits=fits,
-        design=design,
-        purpose=purpose,
-        seeds=seeds,
-        show=_show(quiet=quiet, as_json=as_json),
-        request=request,
-        time_budget=time_budget,
-    )
+    with _workers(ray) as workers:
+        banks.build(
+            out,
+            problem,
+            fits=fits or (recipe.fits if recipe else 0),
+            design=design,
+            purpose=purpose or ("verification" if recipe else "scoring"),
+            seeds=seeds or (recipe.seeds if recipe else 1),
+            show=_show(quiet=quiet, as_json=as_json),
+            request=request,
+            time_budget=time_budget,
+            workers=workers,
+        )
     _tell(Path(out), as_json=as_json)
 
 
@@ -95,6 +117,7 @@ def extend(
     *,
     fits: Fits,
     time_budget: TimeBudget = None,
+    ray: options.Ray = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -119,16 +142,18 @@ def extend(
             f"{folder}: the {' and the '.join(changed)} changed since the bank was built.",
             fix="restore what it was, or build another bank.",
         )
-    banks.build(
-        folder,
-        problem,
-        fits=fits,
-        design=known.design,
-        purpose=known.purpose,
-        seeds=known.seeds,
-        show=_show(quiet=quiet, as_json=as_json),
-        time_budget=time_budget,
-    )
+    with _workers(ray) as workers:
+        banks.build(
+            folder,
+            problem,
+            fits=fits,
+            design=known.design,
+            purpose=known.purpose,
+            seeds=known.seeds,
+            show=_show(quiet=quiet, as_json=as_json),
+            time_budget=time_budget,
+            workers=workers,
+        )
     _tell(Path(folder), as_json=as_json)
 
 
@@ -140,6 +165,45 @@ def info(folder: Folder, *, as_json: options.Json = False) -> None:
     Example: steelyard bank info banks/half
     """
     _tell(Path(folder), as_json=as_json)
+
+
+@bank.command()
+@guarded
+def recipes(*, as_json: options.Json = False) -> None:
+    """List the tasks that come with Steelyard, and the banks that `bank build TASK --out DIR` makes for them.
+
+    Each is rebuilt in minutes, without a network, and gives the truth that `verify --bank` and leaderboards measure by.
+
+    Example: steelyard bank recipes
+    """
+    if as_json:
+        facts = {
+            name: {"about": one.about, "fits": one.fits, "subsets": one.subsets, "seeds": one.seeds}
+            for name, one in TASKS.items()
+        }
+        typer.echo(json.dumps(facts))
+        return
+    rows = [
+        (
+            name,
+            one.about,
+            f"{one.fits:,} ({one.subsets} halves and all, {one.seeds} seed{'s' * (one.seeds > 1)})",
+            f"{one.seconds} s",
+        )
+        for name, one in TASKS.items()
+    ]
+    typer.echo(show.table(("task", "what", "fits", "about"), rows))
+    typer.echo("\nmake one:  steelyard bank build digits-network --out banks/digits-network")
+
+
+@contextmanager
+def _workers(ray: str | None) -> Iterator[RayWorkers | None]:
+    found = None if ray is None else RayWorkers(ray)
+    try:
+        yield found
+    finally:
+        if found is not None:
+            found.close()
 
 
 def _show(*, quiet: bool, as_json: bool) -> Show:

@@ -3,13 +3,9 @@
 from steelyard import act, flow, report, score, verify
 from steelyard.collect.folds import held_out_probabilities
 from steelyard.data.sources import digits
-from steelyard.learners import SGD, Torch
-from steelyard.learners.small import perceptron
-from steelyard.problem import Problem
+from steelyard.flow.ground_truth import FLIPPED, digits_network
 from steelyard.records import Report
 from steelyard.run import Run
-
-FLIPPED = 0.05
 
 
 def demo_digits(run: Run, *, seed: int = 0) -> Report:
@@ -24,14 +20,13 @@ def demo_digits(run: Run, *, seed: int = 0) -> Report:
         run: Where everything is kept as it is finished.
         seed: Of the split, the flipped labels and the model.
     """
-    data = digits(train=1000, query=150, flip=FLIPPED, seed=seed)
-    learner = Torch(perceptron(64, 48, 32, 10), recipe=SGD(lr=0.05, momentum=0.9, epochs=20, batch_size=64))
-    problem = Problem(learner, data.train, data.query, seed=seed)
+    problem = digits_network(seed)
+    flipped = digits(len(problem.train), len(problem.query), flip=FLIPPED, seed=seed).flipped
     asked = score.EKFAC()(problem, run)
     suspicion = score.SelfInfluence()(problem, run)
     names = ("random", "loss", "class_similarity", "embedding_cosine", "grad_dot")
     baselines = [score.by_name(name)(problem, run) for name in names]
-    count = len(data.flipped)
+    count = len(flipped)
     drop = act.drop(suspicion, count=count)
     relabel = act.relabel(
         suspicion,
@@ -43,7 +38,7 @@ def demo_digits(run: Run, *, seed: int = 0) -> Report:
     pairs = [asked, *(scores for scores in baselines if scores.axis == "pair")]
     evidence = [
         *(verify.lds(problem, scores, subsets=48, run=run) for scores in pairs),
-        *(verify.mislabel_auc(scores, data.flipped) for scores in (asked, suspicion, *baselines)),
+        *(verify.mislabel_auc(scores, flipped) for scores in (asked, suspicion, *baselines)),
         *(verify.by_retraining(problem, plan, seeds=3, run=run) for plan in (drop, relabel)),
     ]
     return report.build(
@@ -55,6 +50,6 @@ def demo_digits(run: Run, *, seed: int = 0) -> Report:
         *evidence,
         train=problem.train,
         query=flow.with_predictions(problem, run),
-        truth={"flipped": data.flipped.tolist()},
+        truth={"flipped": flipped.tolist()},
         title=f"Digits: {count} of 1,000 training labels are wrong, and what they did",
     )

@@ -14,6 +14,7 @@ from steelyard.cli.guard import guarded
 from steelyard.cli.session import Shown, session
 from steelyard.cli.show import table, write_csv
 from steelyard.records import Leaderboard
+from steelyard.run.on_ray import RayWorkers
 from steelyard.run.progress import printable
 
 _RECORD, _TABLE, _PAGE = "leaderboard.json", "leaderboard.csv", "leaderboard.html"
@@ -26,6 +27,7 @@ def leaderboard(
     ],
     *,
     out: options.Out,
+    ray: options.Ray = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
     fresh: options.Fresh = False,
@@ -47,6 +49,8 @@ def leaderboard(
         if run.finished:
             found = Leaderboard.load(run.path(_RECORD))
         else:
+            if ray is not None:
+                run.workers = RayWorkers(ray)
             found = flow.leaderboard(
                 board.tasks, board.methods, board.metrics, title=board.title, seed=board.seed, run=run
             )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from steelyard.cli.model import DataOptions, load_problem
 from steelyard.errors import DataError, SettingError, SteelyardError
+from steelyard.flow.ground_truth import TASKS
 from steelyard.flow.leaderboard import Asked, Task
 from steelyard.flow.metrics import settings_from
 from steelyard.score import by_name
@@ -35,6 +36,7 @@ class TaskEntry(BaseModel):
     weight: float = Field(default=1.0, gt=0)
     seed: int | None = None
     trust: bool = False
+    bank: str | None = None
 
 
 class BoardEntry(BaseModel):
@@ -146,7 +148,7 @@ def _task(folder: Path, name: str, entry: TaskEntry, seed: int) -> Task:
     place, colon, function = model.rpartition(":")
     if colon and place.endswith(".py"):
         model = f"{folder / place}:{function}"
-    elif not colon:
+    elif not colon and model not in TASKS:
         model = str(folder / model)
     data = DataOptions(
         train=None if entry.train is None else str(folder / entry.train),
@@ -157,7 +159,8 @@ def _task(folder: Path, name: str, entry: TaskEntry, seed: int) -> Task:
     )
     problem = load_problem(model, data, seed=seed if entry.seed is None else entry.seed, trust=entry.trust)
     truth = {"": entry.truth} if isinstance(entry.truth, str) else entry.truth
-    return Task(name, problem, truth, entry.weight)
+    bank = None if entry.bank is None else str(folder / entry.bank)
+    return Task(name, problem, truth, entry.weight, bank)
 
 
 def _parsed(path: Path) -> tuple[dict[tuple[str | int, ...], int], Any]:

@@ -13,6 +13,7 @@ from steelyard.cli.language import LanguageOptions, language_problem, open_folde
 from steelyard.data import read
 from steelyard.errors import DataError, ModelError, SettingError
 from steelyard.flow import problem_of
+from steelyard.flow.ground_truth import TASKS
 from steelyard.flow.problems import is_language_model
 from steelyard.problem import Problem
 from steelyard.score.settings import did_you_mean
@@ -106,10 +107,13 @@ def load_problem(
 
 
 def _function(model: str) -> Callable[[], Any]:
+    if model in TASKS:
+        return TASKS[model].build
     place, colon, name = model.rpartition(":")
     if not colon or not place or not name.isidentifier():
         raise SettingError(
-            f"MODEL is {model!r}: expected file.py:function or package.module:function.",
+            f"MODEL is {model!r}: expected file.py:function or package.module:function"
+            f"{did_you_mean(model, TASKS) if model and ':' not in model else '.'}",
             fix="name a function without arguments that returns a steelyard Problem, a learner, or "
             "(learner, train, query); or give a language model's folder, or a scikit-learn file (.skops, .joblib) with "
             "--trust.",

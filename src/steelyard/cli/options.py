@@ -35,7 +35,7 @@ Model = Annotated[
     typer.Argument(
         help="file.py:function or package.module:function that returns a Problem, a learner, or "
         "(learner, train, query); or the folder of a language model (or a .gguf file); or a scikit-learn model as "
-        ".skops or .joblib with --trust.",
+        ".skops or .joblib with --trust; or a task that comes with Steelyard (`steelyard bank recipes`).",
         metavar="MODEL",
         show_default=False,
     ),
@@ -119,6 +119,15 @@ TimeBudget = Annotated[
         "are predicted as if they were not.",
         min=0.0,
         metavar="SECONDS",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Make fits as Ray tasks: local (one started here, for this command), auto (the one that runs on this "
+        "machine), or HOST:PORT of a cluster that this machine belongs to. The results are the same.",
+        metavar="ADDRESS",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]

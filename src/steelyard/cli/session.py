@@ -15,6 +15,7 @@ from steelyard.cli.model import DataOptions
 from steelyard.problem import Problem
 from steelyard.records import Report
 from steelyard.run import Run, open_run
+from steelyard.run.on_ray import RayWorkers
 
 PAGE = "report.html"
 RECORDS = "report"
@@ -42,30 +43,39 @@ class Means:
     Attributes:
         bank: Folder of a bank of fits.
         time_budget: Seconds that the work may take by prediction.
+        ray: Address of the Ray that makes the fits.
     """
 
     bank: str | None = None
     time_budget: float | None = None
+    ray: str | None = None
 
 
 @contextmanager
 def session(out: str | Path, request: Mapping[str, Any], shown: Shown) -> Iterator[Run]:
-    """The run folder of a command, locked while it works."""
+    """The run folder of a command, locked while it works; whoever made its fits is let go at the end."""
     show = "json" if shown.as_json else "quiet" if shown.quiet else "auto"
     with open_run(out, request, show=show, fresh=shown.fresh) as run:
-        yield run
+        try:
+            yield run
+        finally:
+            if run.workers is not None:
+                run.workers.close()
 
 
 def provide(run: Run, problem: Problem, means: Means, *, purpose: Literal["scoring", "verification"]) -> None:
-    """Give a run its bank and its time budget; nothing if it is finished.
+    """Give a run its bank, its time budget and its workers; nothing if it is finished.
 
     Raises:
-        RunError: If the bank is none, or one of other data, another model or seed, or for the other purpose.
+        RunError: If the bank is none, or one of other data, another model or seed, or for the other purpose; or if
+            there is no Ray at the address.
     """
     if run.finished:
         return
     run.allowed = means.time_budget
     flow.use_bank(means.bank, problem, run, purpose=purpose)
+    if means.ray is not None:
+        run.workers = RayWorkers(means.ray)
 
 
 def request_of(

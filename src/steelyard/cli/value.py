@@ -48,6 +48,7 @@ def value(  # noqa: PLR0913 - one parameter per option
     ] = None,
     bank: options.Bank = None,
     time_budget: options.TimeBudget = None,
+    ray: options.Ray = None,
     top: Annotated[int, typer.Option(help="Lowest and highest values to print.", min=1)] = 10,
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
@@ -75,7 +76,7 @@ def value(  # noqa: PLR0913 - one parameter per option
         "utility": utility,
     }
     with session(out, request, shown) as run:
-        provide(run, problem, Means(bank, time_budget), purpose="scoring")
+        provide(run, problem, Means(bank, time_budget, ray), purpose="scoring")
         report = finished_report(run) or flow.explain(problem, chosen, run, baselines=False)
         scores = report.scores[0]
         values = flow.value_table(scores)

@@ -1,7 +1,7 @@
 """``steelyard verify``: can I believe these scores?"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ from steelyard.errors import DataError, RunError, SettingError
 from steelyard.problem import Problem
 from steelyard.records import Report
 from steelyard.run import read_manifest
+from steelyard.score.settings import did_you_mean
 from steelyard.verify import Forecast
 
 _FOLDER = "verified"
@@ -71,6 +72,7 @@ def verify(  # noqa: PLR0913 - one parameter per option
     ] = None,
     bank: options.Bank = None,
     time_budget: options.TimeBudget = None,
+    ray: options.Ray = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
     fresh: options.Fresh = False,
@@ -83,7 +85,7 @@ def verify(  # noqa: PLR0913 - one parameter per option
 
     Example: steelyard verify runs/first --metric lds,qld,brittleness --seeds 5
     """
-    shown, means = Shown(quiet=quiet, as_json=as_json, fresh=fresh), Means(bank, time_budget)
+    shown, means = Shown(quiet=quiet, as_json=as_json, fresh=fresh), Means(bank, time_budget, ray)
     problem = _problem_of(run)
     names = [name.strip() for name in metric.split(",") if name.strip()]
     request: dict[str, Any] = {
@@ -102,6 +104,8 @@ def verify(  # noqa: PLR0913 - one parameter per option
         _tell_plan(run / _PLANNED, found, seconds, shown)
         return
     columns, chosen = _columns(truth), _settings(settings)
+    _check_asked(names, "--truth", columns)
+    _check_asked(names, "--set", chosen)
     request |= {"seeds": seeds, "subsets": subsets, "truth": columns, "settings": chosen}
     with session(run / _FOLDER, request, shown) as verification:
         provide(verification, problem, means, purpose="verification")
@@ -143,6 +147,16 @@ def _tell_plan(folder: Path, found: Sequence[Forecast], seconds: float, shown: S
     pilots = sum(one.pilot for one in found)
     if pilots and seconds:
         typer.echo(f"A fit took about {seconds / pilots:.2g} s.")
+
+
+def _check_asked(metrics: Sequence[str], option: str, given: Collection[str]) -> None:
+    """Refuse what is said about a metric that is not asked for: it would be lost without a word."""
+    lost = [name for name in given if name and name not in metrics]
+    if lost:
+        raise SettingError(
+            f"{option} is about {lost[0]!r}, which is not among the metrics asked for{did_you_mean(lost[0], metrics)}",
+            fix=f"ask for it: --metric {','.join((*metrics, lost[0]))}, or leave {option} {lost[0]} out.",
+        )
 
 
 def _columns(given: list[str] | None) -> dict[str, str]:

@@ -33,6 +33,7 @@ from steelyard.run.lock import locked
 from steelyard.run.manifest import NAME as MANIFEST
 from steelyard.run.manifest import begun, read_manifest
 from steelyard.run.packs import count_kept
+from steelyard.run.pool import Workers
 from steelyard.run.progress import Show, display
 
 Design = Literal["half", "uniform", "bootstrap", "leave-one-out"]
@@ -101,6 +102,7 @@ def build(  # noqa: PLR0913 - what is fitted, and how
     show: Show = "auto",
     request: Mapping[str, Any] | None = None,
     time_budget: float | int | None = None,
+    workers: Workers | None = None,
 ) -> Bank:
     """Make a bank, or go on with one of the same problem and design until it has so many fits.
 
@@ -118,6 +120,7 @@ def build(  # noqa: PLR0913 - what is fitted, and how
         show: Where progress goes.
         request: What the command line was given.
         time_budget: Seconds that the missing fits may take by prediction; None: any.
+        workers: Who makes the fits; None: this process, or processes of its own where that pays.
 
     Raises:
         RunError: If the folder holds something else, or a bank of other data, another model, design, purpose, seed or
@@ -139,7 +142,7 @@ def build(  # noqa: PLR0913 - what is fitted, and how
     with locked(folder):
         known = _begun(folder, wanted)
         with _working(folder, known, show) as run:
-            run.allowed = time_budget
+            run.allowed, run.workers = time_budget, workers
             done = count_kept(folder, f"fits/{purpose}")
             pace.predict(problem, run, Cost(fits=max(0, known.fits - done)))
             _fill(folder, problem, known, run)

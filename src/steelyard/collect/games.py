@@ -257,8 +257,7 @@ def check_budget(fits: int, least: int, *, method: str, unit: str) -> None:
     if fits < least:
         raise SettingError(
             f"{method}: fits={fits} is too small; {unit} takes {least}.",
-            fix=f"give fits={least} or more; group the examples by a column; or use banzhaf or knn_shapley, "
-            "which need fewer.",
+            fix=f"give fits={least} or more, group the examples by a column, or use knn_shapley, which fits nothing.",
         )
 
 

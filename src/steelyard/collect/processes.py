@@ -1,4 +1,4 @@
-"""Fits that are made one by one, in several worker processes at once: whether that pays, and how.
+"""Fits that are made by workers, in processes of this machine or by Ray: whether that pays, and how.
 
 A worker uses one thread and gets the same examples, weights and seed as the loop, so its fits are those of the loop
 in one thread, bit for bit; a loop in several threads sums in another order. Whatever else could make a difference
@@ -9,6 +9,8 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from steelyard.errors import RunError
 from steelyard.problem import Problem
 from steelyard.run import Run
 from steelyard.run.cost import memory
-from steelyard.run.pool import Pool, cores
+from steelyard.run.pool import Workers, cores
 
 GAIN = 6.0
 """Seconds that workers must save; their start takes about half of it where a framework is imported."""
@@ -25,8 +27,7 @@ _FEWEST = 4
 _ALIKE = 1e-3
 
 Measured = dict[str, np.ndarray]
-Task = tuple[np.ndarray, int]
-Work = Callable[[Problem, Task], Measured]
+Work = Callable[[Problem, Any], Measured]
 
 
 def worth(missing: int, seconds: float) -> int:
@@ -46,49 +47,63 @@ def worth(missing: int, seconds: float) -> int:
 
 
 def measured_elsewhere(
-    problem: Problem, work: Work, tasks: Sequence[Task], known: tuple[Task, Measured], run: Run, count: int
+    problem: Problem,
+    work: Work,
+    tasks: Sequence[Any],
+    known: tuple[Any, Measured],
+    run: Run,
+    workers: Workers,
 ) -> Generator[tuple[int, Measured], None, None]:
     """What fits measure, with their place among the tasks, as soon as each is made.
 
-    Nothing where workers cannot make them, or come out differently; the run's notes say why.
+    Nothing where workers cannot make them, or come out differently; the run's notes say why. Workers that the user
+    asked for must: then it is an error.
 
-    Cost: one more fit than there are tasks, uncounted: the one that is compared.
+    Cost: one more task than there are, uncounted: the one that is compared.
 
     Args:
         problem: Sent to every worker.
-        work: Makes one fit: a function that a module defines.
+        work: Makes one fit, or several: a function that a module defines.
         tasks: Weightings and seeds.
         known: A task that was done here, and what it measured.
         run: Takes notes.
-        count: Workers.
+        workers: Who makes them.
 
     Raises:
-        RunError: If a worker is killed.
+        RunError: If a worker is killed; if workers that were asked for cannot make the fits.
     """
+    name = type(problem.learner).__name__
     try:
-        pool = Pool(functools.partial(work, problem), count)
+        pool = workers.opened(functools.partial(work, problem))
     except RunError as error:
-        run.note(f"fits are made one by one: {type(problem.learner).__name__}: {error.problem}")
+        if workers.asked:
+            raise _unable(workers, f"{name}: {error.problem}", error.fix) from error
+        run.note(f"fits are made one by one: {name}: {error.problem}")
         return
     task, here = known
     waiting: list[tuple[int, Measured]] = []
     agreed = False
-    with pool:
-        for place, found in pool.results([task, *tasks]):
+    with pool, closing(pool.results([task, *tasks])) as results:
+        for place, found in results:
             if agreed:
                 yield place - 1, found
             elif place:
                 waiting.append((place - 1, found))
             elif apart := _difference(here, found):
+                if workers.asked:
+                    raise _unable(
+                        workers, apart, "use the same versions everywhere and a training that its seed fixes."
+                    )
                 run.note(f"fits are made one by one: {apart}")
                 return
             else:
                 agreed = True
-                run.note(
-                    f"fits were made in {count} processes of one thread each; one that was made here as well came "
-                    "out the same"
-                )
+                run.note(f"fits were made in {workers}; one that was made here as well came out the same")
                 yield from waiting
+
+
+def _unable(workers: Workers, why: str, fix: str) -> RunError:
+    return RunError(f"fits cannot be made in {workers}: {why}.", fix=f"{fix} Or leave out --ray.")
 
 
 def _difference(here: Measured, there: Measured) -> str:

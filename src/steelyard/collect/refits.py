@@ -1,6 +1,7 @@
 """How missing fits are made: in blocks where the learner can make many at once, otherwise one by one.
 
-One by one means in several processes where that pays: see :mod:`steelyard.collect.processes`.
+One by one means in several processes where that pays, and by Ray where the user asked for it, as blocks then are too:
+see :mod:`steelyard.collect.processes`.
 
 Whichever way it is, every fit ends as the same two arrays under its own key: the measurements of the queries, and
 the message of what went wrong, empty if nothing did. A fit that fails in a block is made once more by itself, so
@@ -22,6 +23,7 @@ from steelyard.collect.processes import measured_elsewhere, worth
 from steelyard.errors import FitError
 from steelyard.problem import HasFitsTogether, Problem
 from steelyard.run import Run, in_memory
+from steelyard.run.pool import Cores, Workers
 from steelyard.run.progress import Progress
 
 Kept = Mapping[str, np.ndarray]
@@ -31,6 +33,8 @@ _WORTH = 20
 _ALIKE = 1e-6
 _TIMED = 2
 """Fits that are timed: the first may also import and lay out."""
+_COMPARED = 2
+"""Fits of the first block that workers make again, to see that they come out the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,18 +137,48 @@ def _check_repeatable(problem: Problem, one: Wanted, run: Run) -> None:
 
 
 def _in_blocks(problem: Problem, missing: Sequence[Wanted], count: int, run: Run) -> Making:
-    for low in range(0, len(missing), count):
-        block = missing[low : low + count]
-        values = _block(problem, block, run)
-        kept = run.keep_together(
-            {
-                one.key: {"values": np.asarray(own, dtype=np.float64), "message": np.array("")}
-                for one, own in zip(block, values, strict=True)
-                if own is not None
-            }
-        )
-        for one in block:
-            yield one, kept[one.key] if one.key in kept else _kept(problem, one, run)
+    """One block after the other; after the first, the rest by workers if the user asked for them."""
+    blocks = [missing[low : low + count] for low in range(0, len(missing), count)]
+    found = _block(problem, _task_of(blocks[0]))
+    yield from _keep_block(problem, blocks[0], found, run)
+    good = np.flatnonzero(np.isfinite(found["values"]).all(axis=1))[:_COMPARED]
+    if run.workers is None or not len(good):
+        for block in blocks[1:]:
+            yield from _keep_block(problem, block, _block(problem, _task_of(block)), run)
+    elif len(blocks) > 1:
+        known = _task_of([blocks[0][k] for k in good]), {**found, "values": found["values"][good]}
+        tasks = [_task_of(block) for block in blocks[1:]]
+        with closing(measured_elsewhere(problem, _block, tasks, known, run, run.workers)) as made:
+            for place, outcome in made:
+                yield from _keep_block(problem, blocks[1 + place], outcome, run)
+
+
+def _keep_block(problem: Problem, block: Sequence[Wanted], found: Kept, run: Run) -> Making:
+    """Keep a block's outcomes in one file; a fit without one is made by itself."""
+    good = [bool(np.isfinite(row).all()) for row in found["values"]]
+    run.spend(fits=sum(good))
+    kept = run.keep_together(
+        {
+            one.key: {"values": own, "message": np.array("")}
+            for one, own, fine in zip(block, found["values"], good, strict=True)
+            if fine
+        }
+    )
+    for one in block:
+        yield one, kept[one.key] if one.key in kept else _kept(problem, one, run)
+
+
+def _workers(missing: int, pace: float, timed: int, run: Run) -> Workers | None:
+    """Who makes the fits that are still missing, after so many good ones at this pace; None: this process."""
+    if run.workers is not None or not missing:
+        return run.workers if missing else None
+    count = worth(missing, pace) if timed == _TIMED else 1
+    return Cores(count) if count > 1 else None
+
+
+def _task_of(block: Sequence[Wanted]) -> tuple[np.ndarray, list[int]]:
+    weights = [one.weights for one in block]
+    return np.array(weights, dtype=np.float64), [one.seed for one in block]
 
 
 def _singly(problem: Problem, missing: Sequence[Wanted], run: Run) -> Making:
@@ -160,8 +194,7 @@ def _singly(problem: Problem, missing: Sequence[Wanted], run: Run) -> Making:
         if str(np.asarray(kept["message"]).item()):
             continue
         pace, timed = min(pace, took), timed + 1
-        workers = worth(len(rest), pace) if timed == _TIMED else 1
-        if workers > 1:
+        if workers := _workers(len(rest), pace, timed, run):
             known = ((one.weights, one.seed), dict(kept))
             tasks = [(other.weights, other.seed) for other in rest]
             left = dict(enumerate(rest))
@@ -173,23 +206,18 @@ def _singly(problem: Problem, missing: Sequence[Wanted], run: Run) -> Making:
             rest = deque(left.values())
 
 
-def _block(
-    problem: Problem, block: Sequence[Wanted], run: Run
-) -> Sequence[Float[np.ndarray, " query"] | None]:
-    """What the queries measure after each fit of a block; None where the fit is to be made by itself."""
-    learner = problem.learner
+def _block(problem: Problem, task: tuple[np.ndarray, list[int]]) -> dict[str, np.ndarray]:
+    """Fits side by side: NaN where a fit is to be made by itself. Workers call it too."""
+    learner, (weightings, seeds) = problem.learner, task
+    nothing = {"values": np.full((len(seeds), len(problem.query)), np.nan), "message": np.array("")}
     if not isinstance(learner, HasFitsTogether):
-        return [None] * len(block)
-    weightings = np.stack([one.weights for one in block]).astype(np.float64)
+        return nothing
     try:
-        values = learner.measure_together(
-            problem.train, weightings, [one.seed for one in block], problem.query
-        )
+        values = learner.measure_together(problem.train, weightings, seeds, problem.query)
     except FitError:
-        return [None] * len(block)
-    good = [bool(np.isfinite(row).all()) for row in values]
-    run.spend(fits=sum(good))
-    return [row if fine else None for row, fine in zip(values, good, strict=True)]
+        return nothing
+    whole = values.shape == nothing["values"].shape
+    return {**nothing, "values": np.asarray(values, dtype=np.float64)} if whole else nothing
 
 
 def _kept(problem: Problem, one: Wanted, run: Run) -> Kept:

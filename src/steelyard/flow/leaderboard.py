@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.errors import CapabilityError, SettingError, SteelyardError
+from steelyard.flow.banking import use_bank
 from steelyard.flow.metrics import METRICS, applies, metric_of, settings_from, with_column
 from steelyard.flow.scoring import baseline_names
 from steelyard.maths.elo import Ratings, elo, meta_elo
@@ -32,12 +33,14 @@ class Task:
         problem: Learner, training examples, queries.
         truth: Metric to the column that it needs; under the empty name, that of all others.
         weight: How much it counts towards the rating over all tasks.
+        bank: Folder of a bank of fits for verification, from which the metrics take theirs.
     """
 
     name: str
     problem: Problem
     truth: Mapping[str, str] = field(default_factory=dict)
     weight: float | int = 1.0
+    bank: str | None = None
 
 
 @dataclass(frozen=True)
@@ -138,12 +141,14 @@ def _within(run: Run, task: Task) -> Iterator[Run]:
     """A run folder of the task's own inside the run: what methods keep in a run is about one problem."""
     if run.folder is None:
         inner = in_memory()
+        _provide(inner, task, run)
         yield inner
         _count(run, inner.cost, Cost())
         return
     request = {"task": task.name, "seed": task.problem.seed, "checksums": task.problem.checksums()}
     place = run.path("tasks", _slug(task.name, json.dumps(request, sort_keys=True)))
     with open_run(place, request, show="quiet") as inner:
+        _provide(inner, task, run)
         before = inner.cost
         try:
             yield inner
@@ -151,6 +156,12 @@ def _within(run: Run, task: Task) -> Iterator[Run]:
             _count(run, inner.cost, before)
             for note in inner.notes:
                 run.note(f"{task.name}: {note}")
+
+
+def _provide(inner: Run, task: Task, run: Run) -> None:
+    inner.workers = run.workers
+    if not inner.finished:
+        use_bank(task.bank, task.problem, inner, purpose="verification")
 
 
 def _count(run: Run, after: Cost, before: Cost) -> None:

@@ -6,7 +6,8 @@
 - ``KNeighborsClassifier`` and ``KNeighborsRegressor`` without any fit: from one sorted list per query.
 
 Only these very classes, bare and with settings under which the way is exact; everything else is fitted one by one.
-So is a single fit in which it would not be exact: a class is missing, neighbours are tied, Newton does not converge.
+So is a single fit in which it would not be exact: a class is missing, Newton does not converge, or many queries have
+neighbours that are tied.
 """
 
 import copy
@@ -21,15 +22,14 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from steelyard.learners.sklearn_measures import Custom, Named, measures, numbers
+from steelyard.learners.sklearn_nearest import nearest
 from steelyard.learners.sklearn_objectives import as_linear, refusal
 from steelyard.maths.many_logistic import Logistic, logistic_fits
-from steelyard.maths.many_neighbours import nearest_in_subsets
 from steelyard.maths.many_ridge import ridge_fits
 
 _MOST = 512
 _BYTES = 128 * 2**20
 _COLUMNS = 2000
-_PAIRS = 20_000_000
 _PENALTY = 1e-9  # of the mean of the Gram matrix's diagonal; below, normal equations lose the digits promised
 
 Ask = Callable[[np.ndarray, np.ndarray], tuple[Any, np.ndarray]]
@@ -173,18 +173,14 @@ def _neighbours(
     targets = numbers(labels) if codes is None else np.eye(int(codes.max()) + 1)[codes]
 
     def ask(weightings: np.ndarray, queries: np.ndarray) -> tuple[Any, np.ndarray]:
-        if len(queries) * len(inputs) > _PAIRS:
-            return _unanswered(fitted, len(weightings) * len(queries), targets.shape[1]), np.zeros(
-                len(weightings), bool
-            )
-        distances, order = fitted.kneighbors(queries, n_neighbors=len(inputs))
-        found = nearest_in_subsets(order, distances, weightings != 0, params["n_neighbors"], kinds=codes)
-        pull = _pull(found.distances, params["weights"])
-        means = np.einsum("fqk,fqkt->fqt", pull, targets[found.rows]).reshape(-1, targets.shape[1])
-        good = found.settled & np.isin(weightings, (0.0, 1.0)).all(axis=1)
+        present = weightings != 0
+        rows, distances, good = nearest(fitted, inputs, queries, present, codes)
+        pull = _pull(distances, params["weights"])
+        means = np.einsum("fqk,fqkt->fqt", pull, targets[rows]).reshape(-1, targets.shape[1])
+        good &= np.isin(weightings, (0.0, 1.0)).all(axis=1)
         if not classifies:
             return _standing_in(fitted, {"predict": means}), good
-        good &= ((weightings != 0) @ targets > 0).all(axis=1)
+        good &= (present @ targets > 0).all(axis=1)
         chosen = fitted.classes_[means.argmax(axis=1)]
         return _standing_in(fitted, {"predict": chosen, "predict_proba": means}), good
 
@@ -209,13 +205,6 @@ def _deciding(fitted: LogisticRegression, decisions: np.ndarray) -> Any:
         return _standing_in(fitted, {"predict": chosen, "predict_proba": chances, "decision_function": flat})
     chances, chosen = softmax(decisions, axis=1), fitted.classes_[decisions.argmax(axis=1)]
     return _standing_in(fitted, {"predict": chosen, "predict_proba": chances, "decision_function": decisions})
-
-
-def _unanswered(fitted: Any, count: int, width: int) -> Any:
-    nothing = np.full((count, width), np.nan)
-    if isinstance(fitted, KNeighborsClassifier):
-        return _standing_in(fitted, {"predict": np.full(count, fitted.classes_[0]), "predict_proba": nothing})
-    return _standing_in(fitted, {"predict": nothing})
 
 
 def _standing_in(fitted: Any, answers: Mapping[str, np.ndarray]) -> Any:

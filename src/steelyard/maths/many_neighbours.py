@@ -1,8 +1,8 @@
 """The nearest neighbours of queries among many subsets of one data set, from one sorted list per query.
 
 Leaving an example out does not move the others, so the neighbours in a subset are the first present ones of the
-full list. Only ties can differ from a search of its own: among equally near examples, whom a search takes depends on
-how it goes about it. Fits in which that matters are told.
+full list, of which only the beginning is needed where subsets are large. Only ties can differ from a search of its own:
+among equally near examples, whom a search takes depends on how it goes about it. Where that matters is told.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 _TIE = 1e-9
 _BLOCK = 4 * 2**20  # pairs of a subset and a place in a list that are looked at together
+_SURE = 6.0  # standard deviations beyond the expected place: one list in 10^9 ends too early
 _ALIKE = 1.5  # subsets whose lists are read to depths further apart are not looked at together
 
 
@@ -21,26 +22,29 @@ class Nearest:
     """The k nearest present examples of every query in every subset.
 
     Attributes:
-        rows: Positions of the examples, nearest first; meaningless where ``settled`` is false.
+        rows: Positions of the examples, nearest first; meaningless where a fit has not ``enough``.
         distances: Their distances.
-        settled: Whether the subset has k examples, and no query has a further one as near as its k-th and of
-            another kind.
+        enough: Whether the subset has k examples, and every list was long enough to find them.
+        tied: Whether there is a further one as near as the k-th and of another kind.
     """
 
     rows: Int[np.ndarray, "fit query k"]
     distances: Float[np.ndarray, "fit query k"]
-    settled: Bool[np.ndarray, " fit"]
+    enough: Bool[np.ndarray, " fit"]
+    tied: Bool[np.ndarray, "fit query"]
 
 
 def nearest_in_subsets(
-    order: Int[np.ndarray, "query example"],
-    distances: Float[np.ndarray, "query example"],
+    order: Int[np.ndarray, "query place"],
+    distances: Float[np.ndarray, "query place"],
     present: Bool[np.ndarray, "fit example"],
     k: int,
     *,
     kinds: Int[np.ndarray, " example"] | None = None,
 ) -> Nearest:
     """Walk down every query's list until k examples of the subset are found.
+
+    Lists may be the beginnings of the whole ones: then a fit that would have to read on has not ``enough``.
 
     Cost: about (k + 3 √k) / share bytes looked at per fit and query, for subsets of that share of the examples; where
         neighbours tie at the k-th place, the whole list.
@@ -59,24 +63,36 @@ def nearest_in_subsets(
     """
     fits, queries = len(present), len(order)
     counts = np.count_nonzero(present, axis=1)
-    settled = counts >= k
+    enough, whole = counts >= k, order.shape[1] == present.shape[1]
     rows, near = np.zeros((fits, queries, k), dtype=np.int64), np.zeros((fits, queries, k))
-    lists = _Lists.ending(order, distances, kinds)
+    ties = np.zeros((fits, queries), dtype=bool)
+    lists = _Lists.ending(order, distances, kinds, present.shape[1])
     # The example that ends every list belongs to every subset.
     present = np.concatenate([present, np.ones((fits, 1), dtype=bool)], axis=1)
-    able = np.flatnonzero(settled)
+    able = np.flatnonzero(enough)
     able = able[np.argsort(counts[able], kind="stable")]
     index = np.arange(queries)[None, :, None]
-    for part, depth in _parts(able, _depths(counts[able] / max(1, order.shape[1]), k), queries):
+    for part, depth in _parts(able, _depths(counts[able] / max(1, present.shape[1] - 1), k), queries):
         depth = min(depth, lists.order.shape[1])
         places = _places(lists.order, present[part], k + 1, depth)
         rows[part] = lists.order[index, places[:, :, :k]]
         away = lists.distances[index, places]
         near[part] = away[:, :, :k]
-        fit, query = np.nonzero(_tied(away[:, :, k], away[:, :, k - 1]))
+        if not whole:
+            # Whoever is not in the list is at least as far as its last.
+            last = _tied(distances[None, :, -1], away[:, :, k - 1]) | (places[:, :, k] == order.shape[1])
+            enough[part] = ~last.any(axis=1)
+        fit, query = np.nonzero(_tied(away[:, :, k], away[:, :, k - 1]) & enough[part, None])
         mixed = _mixed(lists, present, part[fit], query, places[fit, query, k - 1])
-        settled[part[fit[mixed]]] = False
-    return Nearest(rows, near, settled)
+        ties[part[fit[mixed]], query[mixed]] = True
+    return Nearest(rows, near, enough, ties)
+
+
+def places_needed(present: Bool[np.ndarray, "fit example"], k: int) -> Int[np.ndarray, " fit"]:
+    """How long every query's list must be to hold k present ones and one more, almost surely; at most all."""
+    total = present.shape[1]
+    share = np.maximum(np.count_nonzero(present, axis=1), 1) / max(1, total)
+    return np.minimum(_depths(share, k, _SURE) + 1, total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +101,11 @@ class _Lists:
 
     order: Int[np.ndarray, "query place"]
     distances: Float[np.ndarray, "query place"]
-    kinds: Int[np.ndarray, " place"]
+    kinds: Int[np.ndarray, " example"]
 
     @staticmethod
-    def ending(order: np.ndarray, distances: np.ndarray, kinds: np.ndarray | None) -> "_Lists":
-        queries, total = order.shape
+    def ending(order: np.ndarray, distances: np.ndarray, kinds: np.ndarray | None, examples: int) -> "_Lists":
+        queries, total = len(order), examples
         own = np.arange(total) if kinds is None else kinds
         return _Lists(
             np.concatenate([order, np.full((queries, 1), total)], axis=1),
@@ -98,9 +114,9 @@ class _Lists:
         )
 
 
-def _depths(share: np.ndarray, k: int) -> Int[np.ndarray, " fit"]:
-    """How far to read for k + 1 present ones: three standard deviations beyond where they are expected."""
-    return np.ceil((k + 1 + 3.0 * np.sqrt((k + 1) * (1.0 - share))) / share).astype(np.int64)
+def _depths(share: np.ndarray, k: int, deviations: float = 3.0) -> Int[np.ndarray, " fit"]:
+    """How far to read for k + 1 present ones: some standard deviations beyond where they are expected."""
+    return np.ceil((k + 1 + deviations * np.sqrt((k + 1) * (1.0 - share))) / share).astype(np.int64)
 
 
 def _parts(able: np.ndarray, depths: np.ndarray, queries: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -117,12 +133,12 @@ def _parts(able: np.ndarray, depths: np.ndarray, queries: int) -> Iterator[tuple
 def _places(
     order: np.ndarray, present: np.ndarray, count: int, depth: int
 ) -> Int[np.ndarray, "fit query count"]:
-    """Where in its list every query meets the first present ones."""
+    """Where in its list every query meets the first present ones; its end for those that it does not meet."""
     fits, queries = len(present), len(order)
     there = np.take(present, order[:, :depth].ravel(), axis=1).reshape(fits * queries, depth)
     found, enough = _first(there, count)
     left = np.flatnonzero(~enough)
-    while len(left):  # a list that met too few is read again, twice as far
+    while len(left) and depth < order.shape[1]:  # a list that met too few is read again, twice as far
         depth = min(2 * depth, order.shape[1])
         step = max(1, _BLOCK // depth)
         for low in range(0, len(left), step):
@@ -130,6 +146,10 @@ def _places(
             fit, query = np.divmod(pairs, queries)
             found[pairs], enough[pairs] = _first(present[fit[:, None], order[query, :depth]], count)
         left = left[~enough[left]]
+    for pair in left:
+        fit, query = divmod(int(pair), queries)
+        met = np.flatnonzero(present[fit, order[query]])
+        found[pair] = np.pad(met, (0, count - len(met)), constant_values=order.shape[1] - 1)
     return found.reshape(fits, queries, count)
 
 
@@ -137,7 +157,7 @@ def _first(there: Bool[np.ndarray, "row place"], count: int) -> tuple[np.ndarray
     """The first places of every row that are true, and whether there are so many."""
     rows, width = there.shape
     flat = np.flatnonzero(there)
-    starts = np.searchsorted(flat, np.arange(rows + 1) * width)
+    starts = np.concatenate([[0], np.cumsum(np.count_nonzero(there, axis=1))])
     enough = np.diff(starts) >= count
     places = np.zeros((rows, count), dtype=np.int64)
     places[enough] = (
@@ -147,7 +167,8 @@ def _first(there: Bool[np.ndarray, "row place"], count: int) -> tuple[np.ndarray
 
 
 def _tied(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return np.abs(first - second) <= _TIE * np.maximum(second, 1.0)
+    slack = _TIE * np.clip(second, 1.0, 1e300)  # the end of a list is infinitely far
+    return (first <= second + slack) & (first >= second - slack)
 
 
 def _mixed(

@@ -11,15 +11,16 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, ClassVar, Protocol, runtime_checkable
 
 from steelyard.errors import RunError
 
 LARGEST = 2**30
 """Bytes of a function with its data that are worth sending to every worker."""
 
-_ONE_THREAD = (
+ONE_THREAD = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -51,7 +52,7 @@ class Pool:
     """
 
     def __init__(self, work: Callable[[Any], Any], count: int) -> None:
-        sent = (list(sys.path), _pickled(work))
+        sent = (list(sys.path), pickled(work))
         self._workers: list[_Worker] = []
         self._threads: list[threading.Thread] = []
         try:
@@ -71,7 +72,7 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def results(self, tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def results(self, tasks: Sequence[Any]) -> Generator[tuple[int, Any], None, None]:
         """What the function gives for each argument, with its place, as soon as a worker has it.
 
         Args:
@@ -110,12 +111,85 @@ class Pool:
         self._workers = []
 
 
+@runtime_checkable
+class Opened(Protocol):
+    """A function that workers have opened; a context, at whose end nothing of it goes on."""
+
+    def __enter__(self) -> "Opened": ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def results(self, tasks: Sequence[Any]) -> Generator[tuple[int, Any], None, None]:
+        """What the function gives for each argument, with its place, as soon as there is an answer."""
+        ...
+
+
+@runtime_checkable
+class Workers(Protocol):
+    """Where a function can be called many times at once.
+
+    Attributes:
+        asked: Whether the user asked for these workers: then it is an error that they cannot do the work.
+    """
+
+    asked: ClassVar[bool]
+
+    def opened(self, work: Callable[[Any], Any]) -> Opened:
+        """Send a function to the workers.
+
+        Raises:
+            RunError: If it cannot be sent or opened.
+        """
+        ...
+
+    def __str__(self) -> str: ...
+
+    def close(self) -> None:
+        """End what was started for them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Worker processes on this machine, started for each function.
+
+    Attributes:
+        count: How many.
+    """
+
+    count: int
+    asked: ClassVar[bool] = False
+
+    def opened(self, work: Callable[[Any], Any]) -> Pool:
+        """As many workers, which have opened the function."""
+        return Pool(work, self.count)
+
+    def __str__(self) -> str:
+        return f"{self.count} processes of one thread each"
+
+    def close(self) -> None:
+        """Nothing outlives a function's pool."""
+
+
+def cannot_open(reason: str) -> RunError:
+    """The error for a function that a worker cannot open."""
+    return RunError(
+        f"a worker process cannot open it ({reason})",
+        fix="define its classes and functions in a module that can be imported, not in a script or notebook.",
+    )
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _pickled(work: Callable[[Any], Any]) -> bytes:
+def pickled(work: Callable[[Any], Any]) -> bytes:
+    """A function with everything that it refers to, to be sent to workers.
+
+    Raises:
+        RunError: If it cannot be pickled, or is too large to be sent; the text says why.
+    """
     try:
         found = pickle.dumps(work, protocol=pickle.HIGHEST_PROTOCOL)
     except (pickle.PicklingError, TypeError, AttributeError, ValueError, RuntimeError) as error:
@@ -133,7 +207,7 @@ def _pickled(work: Callable[[Any], Any]) -> bytes:
 
 def _start() -> _Worker:
     places = os.pathsep.join(place for place in sys.path if place)
-    environment = os.environ | dict.fromkeys(_ONE_THREAD, "1") | {"PYTHONPATH": places}
+    environment = os.environ | dict.fromkeys(ONE_THREAD, "1") | {"PYTHONPATH": places}
     command = [sys.executable, "-P", "-m", "steelyard.run.worker"]
     try:
         # In a session of its own, so that Ctrl-C reaches this process alone, which then ends the workers.
@@ -155,10 +229,7 @@ def _check_opened(worker: _Worker) -> None:
             fix="read what it wrote to standard error.",
         ) from error
     if state != "ready":
-        raise RunError(
-            f"a worker process cannot open it ({reason})",
-            fix="define its classes and functions in a module that can be imported, not in a script or notebook.",
-        )
+        raise cannot_open(reason)
 
 
 def _drive(worker: _Worker, todo: "queue.SimpleQueue[Any]", answers: "queue.SimpleQueue[Any]") -> None:

@@ -16,6 +16,7 @@ from steelyard.run.cost import Meter
 from steelyard.run.files import explained, free_bytes, size_of
 from steelyard.run.manifest import Manifest, Status, now, write_manifest
 from steelyard.run.packs import Packs
+from steelyard.run.pool import Workers
 from steelyard.run.progress import Display, Progress, Silence
 
 _SAVE_SECONDS = 1.0
@@ -31,6 +32,8 @@ class Run:
         folder: Where the work is kept, ``NAME.part`` until the run is finished; None in memory.
         finished: Whether it was finished before it was opened: what is kept can be read, nothing is written.
         allowed: Seconds that further work may take by the predictions made before it; None: any.
+        workers: Who makes its fits, where the user asked for somebody; None: this process, or processes of its own
+            where that pays.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Run:
     ):
         self.folder = folder
         self.allowed: float | int | None = None
+        self.workers: Workers | None = None
         self.finished = manifest is not None and manifest.status == "finished"
         self._meter = meter
         self._shown = shown

@@ -6,9 +6,13 @@ import queue
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from typing import IO, Any
 
 from steelyard.errors import RunError
+
+Answer = tuple[str, Any, str]
+"""``"done"`` or ``"failed"``, the result or the exception, and its traceback."""
 
 
 def main() -> None:
@@ -21,19 +25,29 @@ def main() -> None:
     threading.Thread(target=_listen, args=(questions, inbox), daemon=True).start()
     path, pickled = inbox.get()
     sys.path[:] = path
-    try:
-        work = pickle.loads(pickled)
-    except Exception as error:  # noqa: BLE001 - importing a user's module can raise anything; it is told
-        _tell(answers, ("refused", f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"))
+    work, reason = opened(pickled)
+    if work is None:
+        _tell(answers, ("refused", reason))
         return
     _tell(answers, ("ready", ""))
     while True:
-        task = inbox.get()
-        try:
-            answer = ("done", work(task), "")
-        except Exception as error:  # noqa: BLE001 - raised again where the work was asked for
-            answer = ("failed", _sendable(error), f"In a worker process:\n{traceback.format_exc()}")
-        _tell(answers, answer)
+        _tell(answers, answered(work, inbox.get()))
+
+
+def opened(pickled: bytes | memoryview) -> tuple[Callable[[Any], Any] | None, str]:
+    """The function in a pickle, or why it cannot be had."""
+    try:
+        return pickle.loads(pickled), ""
+    except Exception as error:  # noqa: BLE001 - importing a user's module can raise anything; it is told
+        return None, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def answered(work: Callable[[Any], Any], task: Any) -> Answer:
+    """What the function gives, or what it raised, as plain values that can be sent."""
+    try:
+        return "done", work(task), ""
+    except Exception as error:  # noqa: BLE001 - raised again where the work was asked for
+        return "failed", _sendable(error), f"In a worker process:\n{traceback.format_exc()}"
 
 
 def _listen(questions: IO[bytes], inbox: "queue.SimpleQueue[Any]") -> None:
