@@ -297,6 +297,8 @@ def _language(found: Mapping[str, Any]) -> list[str]:
         for method in ("grad_dot", "ekfac"):
             rows = [tuple(row.values()) for row in facts[method]]
             lines += ["", f"{method}:", "", *_table(tuple(facts[method][0]), rows)]
+        for peer in facts.get("stopped", ()):
+            lines += ["", f"{peer['who']} {peer['method']} stops: `{peer['error']}`."]
         lines.append("")
     return lines[:-1]
 

@@ -59,7 +59,7 @@ def _tables(name: str, size: Size, given: Options) -> dict[str, Any]:
         f"{size.layers} layers of width {size.width}, {size.words:,} words, "
         f"{size.train} x {size.query} texts of {_LENGTH} words"
     )
-    results: dict[str, Any] = {"about": about, "floor_seconds": floor}
+    results: dict[str, Any] = {"about": about, "floor_seconds": floor, "stopped": []}
     for method, peers in _PEERS.items():
         ours = run("steelyard", replace(job, method=method), None)
         answers = [("steelyard", method, ours)]
@@ -69,7 +69,7 @@ def _tables(name: str, size: Size, given: Options) -> dict[str, Any]:
             except RuntimeError as error:
                 said = str(error).strip().splitlines()[-1]
                 print(f"\n{who} {theirs} stopped: {said}")
-                results.setdefault("stopped", []).append({"who": who, "method": theirs, "error": said})
+                results["stopped"].append({"who": who, "method": theirs, "error": said})
         rows = [_row(who, label, answer, ours, floor) for who, label, answer in answers]
         show(
             f"{method}: {name} transformer of {about}, {given.threads} threads; floor = one bare forward and backward "
@@ -96,9 +96,7 @@ def _best(
     job: Job, who: str, method: str, settings: dict[str, Any], given: Options
 ) -> tuple[str, str, Answer]:
     """The faster of the batch sizes, told apart by one run of each."""
-    jobs = [
-        replace(job, method=method, settings={**settings, "batch": size}, repeats=1) for size in _BATCHES
-    ]
+    jobs = [replace(job, method=method, settings={**settings, "batch": size}, repeats=1) for size in _BATCHES]
     seconds = [run(who, asked, given.peers).median for asked in jobs]
     best = int(np.argmin(seconds))
     answer = run(who, replace(jobs[best], repeats=job.repeats), given.peers)

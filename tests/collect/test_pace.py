@@ -103,7 +103,9 @@ def network(train: int, query: int) -> Problem:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(train, 4)).astype(np.float32), rng.integers(0, 3, train)
-    return Problem(Torch(torch.nn.Linear(4, 3), loss="cross_entropy", trained=True), (x, y), (x[:query], y[:query]))
+    return Problem(
+        Torch(torch.nn.Linear(4, 3), loss="cross_entropy", trained=True), (x, y), (x[:query], y[:query])
+    )
 
 
 def test_the_products_of_a_network_are_probed_and_those_of_a_linear_model_are_not(tmp_path) -> None:

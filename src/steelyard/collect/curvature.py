@@ -77,8 +77,9 @@ def kronecker_arrays(  # noqa: PLR0913 - where, of what and how are three facts 
     Eigenvectors and eigenvalues are kept in the run folder, so that another damping costs nothing.
 
     Cost: one pass over the examples, two with corrected eigenvalues (``"ekfac"``, ``"eshampoo"``) unless the
-    gradients' factors of all examples take at most 256 MiB, which are then kept for the second; each one forward pass and as many backward passes as the model has outputs (exact Fisher) or one (sampled, empirical); one
-    eigendecomposition per side and block.
+    gradients' factors of all examples take at most 256 MiB, which are then kept for the second. Each pass is one
+    forward pass and as many backward passes as the model has outputs (exact Fisher) or one (sampled, empirical);
+    one eigendecomposition per side and block.
 
     Args:
         problem: Whose training examples define the curvature.

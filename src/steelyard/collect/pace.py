@@ -103,7 +103,10 @@ def _product_seconds(problem: Problem, products: Products) -> float:
 
     rows = min(products.examples, _PRODUCT_ROWS, len(problem.train))
     few = Problem(
-        problem.learner, problem.train.take(slice(0, rows)), problem.query.take(slice(0, 1)), seed=problem.seed
+        problem.learner,
+        problem.train.take(slice(0, rows)),
+        problem.query.take(slice(0, 1)),
+        seed=problem.seed,
     )
     try:
         work = probe_product(few, products)

@@ -25,7 +25,9 @@ Positions = np.ndarray | slice
 
 WORKING_BYTES = 2**30  # of a pass over sequences: activations, their gradients, the logits
 FACTOR_BYTES = 128 * 2**20  # of the factors of a pass over anything else, which small networks like best
-TENSOR_BYTES = 16 * 2**20  # of the largest tensor there: beyond 32 MiB the system hands out fresh pages each time
+TENSOR_BYTES = (
+    16 * 2**20
+)  # of the largest tensor there: beyond 32 MiB the system hands out fresh pages each time
 LARGEST_BATCH = 4096
 _WORTH_SORTING = 1.05  # padded tokens in the order given, over those in order of length
 

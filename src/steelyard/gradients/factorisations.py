@@ -28,6 +28,7 @@ from steelyard.gradients.factors import _CHUNK_ELEMENTS, Factors, Lookup, Outer,
 
 Family = Literal["kfac", "tkfac", "shampoo"]
 LARGEST_DENSE = 1024
+_NARROW = 128  # matrices of fewer columns multiply at less than full speed
 LARGEST_SIDE = 8192
 """Widest side of a layer whose second moments are kept whole: 0.5 GB, and a minute or two for its eigenvectors."""
 
@@ -81,7 +82,7 @@ def _kfac(moments: Moments, factors: Factors, batch: Weighted) -> None:
         return _rows(moments, factors, batch.weights)
     per_row = _per_row(batch.weights, *factors.grads.shape[:2])
     grads = factors.grads.flatten(0, 1)
-    live = (grads != 0).any(-1)
+    live = _live(grads)
     outer = _side(grads, per_row)
     if isinstance(factors, Lookup):
         moments.right = add(moments.right, outer)
@@ -146,6 +147,15 @@ def _rows(moments: Moments, factors: Rows, weights: Tensor | None) -> None:
     moments.right = add(moments.right, second(rows, weights) if dense else _diagonal(rows, weights))
 
 
+def _live(grads: Tensor) -> Tensor:
+    """Which rows are not all zeros; most show it in their first number."""
+    live = grads[:, 0] != 0
+    rest = ~live
+    if bool(rest.any()):
+        live[rest] = (grads[rest] != 0).any(-1)
+    return live
+
+
 def _inputs(factors: Outer, live: Tensor | None, weights: Tensor | None) -> Tensor:
     """Second moments of a layer's inputs at these positions, all if None; its column of ones is not formed."""
     wide = factors.shape[1] > LARGEST_SIDE
@@ -174,8 +184,21 @@ def _diagonal(rows: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def second(rows: Tensor, weights: Tensor | None) -> Tensor:
-    """``[column column]`` Weighted sum of outer products of the rows."""
-    return rows.T @ (rows if weights is None else rows * weights.to(rows)[:, None])
+    """``[column column]`` Weighted sum of outer products of the rows; of a wide one, half is mirrored."""
+    return _gram(rows, rows if weights is None else rows * weights.to(rows)[:, None])
+
+
+def _gram(rows: Tensor, weighted: Tensor) -> Tensor:
+    width = rows.shape[1]
+    if width < 2 * _NARROW:
+        return rows.T @ weighted
+    half = width // 2
+    found = rows.new_empty(width, width)
+    found[:half, :half] = _gram(rows[:, :half], weighted[:, :half])
+    found[half:, half:] = _gram(rows[:, half:], weighted[:, half:])
+    torch.mm(rows[:, :half].T, weighted[:, half:], out=found[:half, half:])
+    found[half:, :half] = found[:half, half:].T
+    return found
 
 
 def add(total: Tensor | None, part: Tensor) -> Tensor:
