@@ -260,6 +260,10 @@ class HasLeaves(Protocol):
         """``float64["query output"]`` Derivative of every query's measurement by its raw scores, at these."""
         ...
 
+    def answers(self, fitted: Any, queries: Examples, raw: np.ndarray) -> np.ndarray:
+        """``float64[" query"]`` What :meth:`Learner.measure` would say if the queries had these raw scores."""
+        ...
+
     def leaf_notes(self, fitted: Any) -> Sequence[str]:
         """What is worth knowing about this model's leaves: rows drawn at random, for instance."""
         ...

@@ -1,5 +1,7 @@
 """Leaves: the leaf of every example and query in every tree, and what the training added up in it."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from steelyard.collect.fits import explained
 from steelyard.problem import HasLeaves, Problem, require
 from steelyard.run import Run
-from steelyard.trees.forest import Forest, raw_scores
+from steelyard.trees.forest import Forest
 
 _INSTEAD = "leave_one_out, knn_shapley or embedding_cosine"
 
@@ -25,7 +27,8 @@ class Leaves:
         labels_query: The same for the queries.
         weights: Weight of every training example in the objective: its column ``weight`` times its class's weight; 0
             is absent.
-        sensitivity: Derivative of every query's measurement by its raw scores, at the explained model.
+        slopes: Derivative of every query's measurement by its raw scores, as a function of these: ``["query output"]``.
+        answers: Every query's measurement as a function of the queries' raw scores.
         lower_is_better: Direction of the measurement.
         in_bag: Which examples each round drew; None where all were, or where the model does not tell.
         notes: What is worth knowing.
@@ -37,7 +40,8 @@ class Leaves:
     labels_train: Float[np.ndarray, " example"]
     labels_query: Float[np.ndarray, " query"]
     weights: Float[np.ndarray, " example"]
-    sensitivity: Float[np.ndarray, "query output"]
+    slopes: Callable[[np.ndarray], np.ndarray]
+    answers: Callable[[np.ndarray], np.ndarray]
     lower_is_better: bool
     in_bag: Bool[np.ndarray, "example round"] | None
     notes: tuple[str, ...]
@@ -72,7 +76,8 @@ def leaves_of(problem: Problem, run: Run, *, method: str = "This method", instea
         labels_train=learner.targets(fitted, problem.train),
         labels_query=learner.targets(fitted, problem.query),
         weights=learner.leaf_weights(fitted, problem.train),
-        sensitivity=learner.sensitivity(fitted, problem.query, raw_scores(forest, query)),
+        slopes=functools.partial(learner.sensitivity, fitted, problem.query),
+        answers=functools.partial(learner.answers, fitted, problem.query),
         lower_is_better=problem.learner.measurement.lower_is_better,
         in_bag=None,
         notes=notes,
