@@ -10,7 +10,8 @@ not always the second derivative:
 | softmax, LightGBM and scikit-learn's GradientBoosting | K / (K - 1) p (1 - p) |
 | softmax, HistGradientBoosting | p (1 - p); CatBoost: the full matrix, see :meth:`Objective.jacobian` |
 | Poisson, LightGBM and XGBoost | exp(raw + max_delta_step) |
-| absolute, quantile, Huber | 1 |
+| absolute, quantile, LightGBM's Huber | 1 |
+| CatBoost's Huber (``flat_huber``) | 1 up to the threshold, 0 beyond |
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from jaxtyping import Float
 from scipy.special import expit, logsumexp, softmax
 
 Kind = Literal[
-    "squared", "absolute", "huber", "pseudo_huber", "quantile", "poisson", "gamma", "tweedie",
+    "squared", "absolute", "huber", "flat_huber", "pseudo_huber", "quantile", "poisson", "gamma", "tweedie",
     "logistic", "softmax", "custom",
 ]  # fmt: skip
 Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -132,7 +133,7 @@ class Objective:
             return p[:, :, None] * (np.eye(self.outputs)[None] - p[:, None, :])
         if self.kind in ("absolute", "quantile"):
             own = np.zeros_like(raw)
-        elif self.kind == "huber":
+        elif self.kind in ("huber", "flat_huber"):
             own = (np.abs(raw - labels[:, None]) <= self.parameter).astype(np.float64)
         elif self.functions is not None:
             own = self.hessian(raw, labels)
@@ -181,6 +182,7 @@ _LOSSES: dict[str, Formula] = {
     "tweedie": lambda s, y, a: np.exp((2 - a) * s) / (2 - a) - y * np.exp((1 - a) * s) / (1 - a),
     "logistic": lambda s, y, a: np.logaddexp(0, a * s) - y * a * s,
 }
+_LOSSES["flat_huber"] = _LOSSES["huber"]
 _GRADIENTS: dict[str, Formula] = {
     "squared": lambda s, y, a: s - y,
     "absolute": lambda s, y, a: np.sign(s - y),
@@ -192,10 +194,12 @@ _GRADIENTS: dict[str, Formula] = {
     "tweedie": lambda s, y, a: np.exp((2 - a) * s) - y * np.exp((1 - a) * s),
     "logistic": lambda s, y, a: a * (expit(a * s) - y),
 }
+_GRADIENTS["flat_huber"] = _GRADIENTS["huber"]
 _HESSIANS: dict[str, Formula] = {
     "squared": lambda s, y, a: np.ones_like(s),
     "absolute": lambda s, y, a: np.ones_like(s),
     "huber": lambda s, y, a: np.ones_like(s),
+    "flat_huber": lambda s, y, a: (np.abs(s - y) <= a).astype(np.float64),
     "pseudo_huber": lambda s, y, a: (1 + np.square((s - y) / a)) ** -1.5,
     "quantile": lambda s, y, a: np.ones_like(s),
     "poisson": lambda s, y, a: np.exp(s),
@@ -214,3 +218,4 @@ _THIRDS: dict[str, Formula] = {
     "tweedie": lambda s, y, a: (2 - a) ** 2 * np.exp((2 - a) * s) - (1 - a) ** 2 * y * np.exp((1 - a) * s),
     "logistic": lambda s, y, a: a**3 * expit(a * s) * expit(-a * s) * (expit(-a * s) - expit(a * s)),
 }
+_THIRDS["flat_huber"] = _THIRDS["huber"]
