@@ -5,6 +5,7 @@ categories (one-hot, or statistics of the target) are columns of their own behin
 model holds there whether the split is true, which CatBoost itself tells (``split_bits``).
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,28 +42,18 @@ def objective_of(model: Mapping[str, Any], outputs: int) -> Objective:
     """
     loss = _params(model)["loss_function"]
     name, options = loss["type"], loss.get("params", {})
-    if name in (
-        "RMSE",
-        "MAE",
-        "Logloss",
-        "CrossEntropy",
-        "MultiClassOneVsAll",
-        "Poisson",
-        "Quantile",
-        "Huber",
-        "Tweedie",
-    ):
-        kinds: dict[str, tuple[Any, float]] = {
-            "RMSE": ("squared", 1.0),
-            "MAE": ("absolute", 1.0),
-            "Logloss": ("logistic", 1.0),
-            "CrossEntropy": ("logistic", 1.0),
-            "MultiClassOneVsAll": ("logistic", 1.0),
-            "Poisson": ("poisson", 1.0),
-            "Quantile": ("quantile", float(options.get("alpha", 0.5))),
-            "Huber": ("flat_huber", float(options.get("delta", 1))),
-            "Tweedie": ("tweedie", float(options.get("variance_power", 1.5))),
-        }
+    kinds: dict[str, tuple[Any, float]] = {
+        "RMSE": ("squared", 1.0),
+        "MAE": ("absolute", 1.0),
+        "Logloss": ("logistic", 1.0),
+        "CrossEntropy": ("logistic", 1.0),
+        "MultiClassOneVsAll": ("logistic", 1.0),
+        "Poisson": ("poisson", 1.0),
+        "Quantile": ("quantile", float(options.get("alpha", 0.5))),
+        "Huber": ("flat_huber", float(options.get("delta", 1))),
+        "Tweedie": ("tweedie", float(options.get("variance_power", 1.5))),
+    }
+    if name in kinds:
         kind, parameter = kinds[name]
         return Objective(kind, outputs, parameter)
     if name == "MultiClass":
@@ -72,7 +63,8 @@ def objective_of(model: Mapping[str, Any], outputs: int) -> Objective:
     )
     raise ModelError(
         f"CatBoost's loss {name!r} is not supported.{ranking}",
-        fix="use RMSE, MAE, Huber, Quantile, Poisson, Tweedie, Logloss, CrossEntropy, MultiClass or MultiClassOneVsAll.",
+        fix="use RMSE, MAE, Huber, Quantile, Poisson, Tweedie, Logloss, CrossEntropy, MultiClass or "
+        "MultiClassOneVsAll.",
     )
 
 
@@ -164,8 +156,6 @@ class _Facts:
 
 
 def _params(model: Mapping[str, Any]) -> Mapping[str, Any]:
-    import json
-
     params = model["model_info"]["params"]
     return json.loads(params) if isinstance(params, str) else params
 

@@ -20,7 +20,6 @@ from steelyard.trees.forest import NAN_MISSING, Forest
 from steelyard.trees.objectives import Custom, Objective
 
 _VERSIONS = ("v3", "v4")
-_RENEWED = ("regression_l1", "quantile")
 _EPSILON = 1e-15
 
 
@@ -127,7 +126,6 @@ def start_of(
     Source: ``BoostFromScore`` of LightGBM's objectives.
     """
     from_average = text.parameters.get("boost_from_average", "1") == "1" and objective.functions is None
-    # LightGBM always adds the average of softmax and of the exponential losses, if it starts from averages at all.
     if not from_average:
         return np.zeros(objective.outputs)
     total = weights.sum()
@@ -164,7 +162,8 @@ def forest_of(text: Text, objective: Objective, start: Float[np.ndarray, " outpu
     boosting = parameters.get("boosting", "gbdt")
     if boosting not in ("gbdt", "gbrt", "goss") or "average_output" in text.header:
         raise ModelError(
-            f"LightGBM's boosting={boosting!r} is not supported: its trees are not each grown at the sum of those before.",
+            f"LightGBM's boosting={boosting!r} is not supported: its trees are not each grown at the sum of those "
+            "before.",
             fix="train with boosting='gbdt', or use leave_one_out.",
         )
     if any(tree.get("is_linear", "0") == "1" for tree in text.trees):

@@ -31,13 +31,14 @@ def objective_of(estimator: Any, classes: int) -> Objective:
         ModelError: For losses that have no layout here.
     """
     histogram = isinstance(estimator, HISTOGRAM)
-    loss = estimator.loss
+    settings = estimator.get_params(deep=False)
+    loss = settings["loss"]
     if loss == "log_loss" and classes == 2:
         return Objective("logistic")
     if loss == "log_loss":
         return Objective("softmax", classes, scale=1.0 if histogram else classes / (classes - 1))
     if loss == "quantile":
-        return Objective("quantile", parameter=float(estimator.quantile if histogram else estimator.alpha))
+        return Objective("quantile", parameter=float(settings["quantile" if histogram else "alpha"]))
     simple: dict[str, Any] = {"squared_error": "squared", "absolute_error": "absolute"}
     if histogram:
         simple |= {"poisson": "poisson", "gamma": "gamma"}
@@ -48,7 +49,8 @@ def objective_of(estimator: Any, classes: int) -> Objective:
         "exponential": "it is that of AdaBoost",
     }
     raise ModelError(
-        f"the loss {loss!r} of {type(estimator).__name__} is not supported: {reason.get(str(loss), 'it is not known')}.",
+        f"the loss {loss!r} of {type(estimator).__name__} is not supported: "
+        f"{reason.get(str(loss), 'it is not known')}.",
         fix=f"use {', '.join(map(repr, simple))}, 'quantile' or 'log_loss'.",
     )
 
