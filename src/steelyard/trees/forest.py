@@ -75,11 +75,11 @@ class Forest:
     category: Int[np.ndarray, " node"]
     categories: Bool[np.ndarray, "split code"]
     leaf: Int[np.ndarray, " node"]
-    starts: Int[np.ndarray, " tree+1"]
+    starts: Int[np.ndarray, " bound"]
     output: Int[np.ndarray, " tree"]
     round: Int[np.ndarray, " tree"]
     values: Float[np.ndarray, " leaf"]
-    leaf_starts: Int[np.ndarray, " tree+1"]
+    leaf_starts: Int[np.ndarray, " bound"]
     base: Float[np.ndarray, " output"]
     objective: Objective
     shrinkage: Float[np.ndarray, " tree"]
