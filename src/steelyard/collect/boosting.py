@@ -32,12 +32,14 @@ class Round:
 
     Attributes:
         trees: Their positions.
+        before: Raw scores before the round.
         raw: Raw scores of the training examples at which leaves are judged: those before the round; with several
             steps per leaf, those after them, before shrinkage.
         steps: Step (value over shrinkage) of every example's leaf, 0 for outputs without a tree.
     """
 
     trees: Int[np.ndarray, " tree"]
+    before: Float[np.ndarray, "example output"]
     raw: Float[np.ndarray, "example output"]
     steps: Float[np.ndarray, "example output"]
 
@@ -104,19 +106,14 @@ def course_of(leaves: Leaves, *, method: str) -> Course:
         CapabilityError: If the model's leaves are no Newton or gradient steps.
     """
     forest = leaves.forest
-    if forest.leaf_rule not in _RULES:
-        raise CapabilityError(
-            f"{method} follows leaf values back to examples, but this model's are {forest.leaf_rule!r} "
-            f"({forest.objective.kind} loss, {forest.library}).",
-            fix="use tree_sim, trex or leave_one_out, or train with squared, Huber, logistic or softmax loss.",
-        )
+    check_rule(forest, method=method)
     train, query = (side + forest.leaf_starts[:-1].astype(np.int32) for side in (leaves.train, leaves.query))
     pulls = np.empty(leaves.train.shape)
     matrix = forest.leaf_rule == "newton matrix"
     gives = np.zeros((int(forest.leaf_starts[-1]), forest.objective.outputs if matrix else 1))
     for one in rounds(forest, leaves.train):
         found = _pulls(leaves, one)
-        for tree in one.trees:
+        for tree in one.trees.tolist():
             pulls[:, tree] = found[:, forest.output[tree]]
         _fill(leaves, one, gives)
     present = (leaves.weights > 0).astype(np.float64)
@@ -127,6 +124,20 @@ def course_of(leaves: Leaves, *, method: str) -> Course:
         ]
     )
     return Course(leaves, train, query, pulls, gives, counts)
+
+
+def check_rule(forest: Forest, *, method: str) -> None:
+    """Whether leaves follow from examples by a rule that can be differentiated.
+
+    Raises:
+        CapabilityError: If not.
+    """
+    if forest.leaf_rule not in _RULES:
+        raise CapabilityError(
+            f"{method} follows leaf values back to examples, but this model's are {forest.leaf_rule!r} "
+            f"({forest.objective.kind} loss, {forest.library}).",
+            fix="use tree_sim, trex or leave_one_out, or train with squared, Huber, logistic or softmax loss.",
+        )
 
 
 def rounds(forest: Forest, numbers: Int[np.ndarray, "row tree"], *, back: bool = False) -> Iterator[Round]:
@@ -142,13 +153,13 @@ def rounds(forest: Forest, numbers: Int[np.ndarray, "row tree"], *, back: bool =
             raw[:, forest.output[tree]] += values[tree][numbers[:, tree]]
     for trees in reversed(groups) if back else groups:
         steps, change = np.zeros_like(raw), np.zeros_like(raw)
-        for tree in trees:
+        for tree in trees.tolist():
             own = values[tree][numbers[:, tree]]
             change[:, forest.output[tree]] += own
             steps[:, forest.output[tree]] += own / forest.shrinkage[tree]
         if back:
             raw = raw - change
-        yield Round(trees, raw + steps if forest.leaf_steps > 1 else raw, steps)
+        yield Round(trees, raw, raw + steps if forest.leaf_steps > 1 else raw, steps)
         if not back:
             raw = raw + change
 
@@ -192,7 +203,7 @@ def _fill(leaves: Leaves, one: Round, gives: np.ndarray) -> None:
     outputs = forest.objective.outputs
     if forest.leaf_rule == "newton matrix":
         curvature = forest.objective.jacobian(one.raw, leaves.labels_train).reshape(len(weights), -1)
-        for tree in one.trees:
+        for tree in one.trees.tolist():
             part = slice(int(forest.leaf_starts[tree]), int(forest.leaf_starts[tree + 1]))
             sums = leaf_sums(leaves.train[:, tree], weights * curvature, _size(forest, tree))
             square = sums.reshape(-1, outputs, outputs) + forest.l2[part, None, None] * np.eye(outputs)
@@ -206,7 +217,7 @@ def _fill(leaves: Leaves, one: Round, gives: np.ndarray) -> None:
         if forest.leaf_rule == "gradient"
         else forest.objective.hessian(one.raw, leaves.labels_train)
     )
-    for tree in one.trees:
+    for tree in one.trees.tolist():
         part, k = slice(int(forest.leaf_starts[tree]), int(forest.leaf_starts[tree + 1])), forest.output[tree]
         both = weights * np.stack([gradient[:, k], second[:, k]], axis=1)
         top, bottom = leaf_sums(leaves.train[:, tree], both, _size(forest, tree)).T
