@@ -320,8 +320,9 @@ class Problem:
                 utility
             )
         object.__setattr__(self, "learner", learner)
-        object.__setattr__(self, "train", read(train))
-        object.__setattr__(self, "query", read(query))
+        missing = isinstance(learner, HasLeaves)  # trees send missing values their own way
+        object.__setattr__(self, "train", read(train, missing=missing))
+        object.__setattr__(self, "query", read(query, missing=missing))
         object.__setattr__(self, "seed", seed)
         for role, examples in (("training", self.train), ("query", self.query)):
             if len(examples) == 0:

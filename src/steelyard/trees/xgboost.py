@@ -17,6 +17,7 @@ from steelyard.trees.forest import NAN_MISSING, Forest
 from steelyard.trees.objectives import Custom, Objective
 
 _NEWEST = 3
+_ALIKE = 1e-4
 _LOGISTIC = ("binary:logistic", "binary:logitraw", "reg:logistic")
 _EXPONENTIAL = {"count:poisson": "poisson", "reg:gamma": "gamma", "reg:tweedie": "tweedie"}
 
@@ -149,6 +150,49 @@ def forest_of(
         column_share=min(shares),
         library=f"XGBoost {'.'.join(str(part) for part in model['version'])}",
     )
+
+
+def penalties_of(model: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, float]:
+    """Learning rate and L2, read off the trees, which a saved model says nothing else about.
+
+    An inner node keeps its unshrunk weight w and its sum of Hessians H, a leaf its value v = eta w. As gradients add
+    up, ``w (H + l2) = sum over both children``, linear in 1 / eta, l2 / eta and l2: least squares over all inner nodes.
+
+    Returns:
+        ``eta`` and ``lambda``; nothing where the trees do not have this form within single precision (L1, a largest
+        step, constraints, renewed leaves), so that the parameters as given stand.
+    """
+    rows, known = [], []
+    for tree in model["learner"]["gradient_booster"]["model"].get("trees", []):
+        left, right = (np.array(tree[f"{side}_children"], dtype=np.int64) for side in ("left", "right"))
+        weight, second = (np.array(tree[name], dtype=np.float64) for name in ("base_weights", "sum_hessian"))
+        value = np.array(tree["split_conditions"], dtype=np.float64)
+        inner = np.flatnonzero(left >= 0)
+        ends = np.stack([left[inner], right[inner]], axis=1)
+        is_leaf = left[ends] < 0
+        known.append(weight[inner] * second[inner] - ((weight * second)[ends] * ~is_leaf).sum(axis=1))
+        columns = (
+            ((value * second)[ends] * is_leaf).sum(axis=1),
+            (value[ends] * is_leaf).sum(axis=1),
+            (weight[ends] * ~is_leaf).sum(axis=1) - weight[inner],
+        )
+        rows.append(np.stack(columns, axis=1))
+    if not rows or not sum(len(part) for part in rows) > len(rows[0].T):
+        return {}
+    table, right_side = np.concatenate(rows), np.concatenate(known)
+    (slope, product, l2), *_ = np.linalg.lstsq(table, right_side, rcond=None)
+    misfit = np.abs(table @ np.array([slope, product, l2]) - right_side).max()
+    scale = np.abs(table[:, 0] * slope).max()
+    if not (
+        slope > 0 and misfit <= _ALIKE * scale and abs(product - l2 * slope) <= 0.01 * (1 + abs(product))
+    ):
+        return {}
+    given = {name: float(parameters.get(name, usual)) for name, usual in (("eta", 0.3), ("lambda", 1.0))}
+    found = {"eta": float(1 / slope), "lambda": max(0.0, float(l2))}
+    return {
+        name: given[name] if np.isclose(given[name], found[name], rtol=1e-3, atol=1e-3) else found[name]
+        for name in found
+    }
 
 
 def category_names(model: Mapping[str, Any]) -> list[list[Any] | None]:
