@@ -111,9 +111,7 @@ class Planted:
         return self.answers(fitted, queries, raw_scores(fitted.forest, self.leaves(fitted, queries)))
 
     def loss(self, fitted: Model, data: Examples) -> np.ndarray:
-        return self.objective.loss(
-            raw_scores(fitted.forest, self.leaves(fitted, data)), self.labels(data)
-        )
+        return self.objective.loss(raw_scores(fitted.forest, self.leaves(fitted, data)), self.labels(data))
 
     def settings(self) -> Mapping[str, Any]:
         return asdict(self)
@@ -196,12 +194,18 @@ class Planted:
 
 
 def planted_problem(
-    learner: Planted, train: int = 26, query: int = 5, *, weighted: bool = False
+    learner: Planted,
+    train: int = 26,
+    query: int = 5,
+    *,
+    weighted: bool = False,
+    copy: tuple[int, int] = (7, 3),
 ) -> Problem:
-    """Rows with labels that the trees can partly learn; row 7 is a copy of row 3, class 0 is the most frequent."""
+    """Rows with labels that the trees can partly learn; one row is a copy of another, class 0 is the most frequent."""
+    to, of = copy
     draw = np.random.default_rng(3)
     x = draw.normal(size=(train + query, 3))
-    x[7] = x[3]
+    x[to] = x[of]
     noise = draw.normal(size=len(x))
     if learner.kind == "softmax":
         y = np.digitize(x[:, 0] + 0.7 * noise, [0.3, 1.2][: learner.outputs - 1]).astype(np.float64)
@@ -210,12 +214,12 @@ def planted_problem(
     else:
         y = x[:, 0] + 0.3 * noise
         y = np.round(np.exp(0.5 * y)) if learner.kind == "poisson" else y
-    y[7] = y[3]
+    y[to] = y[of]
     rows = examples(x[:train], y[:train], "t")
     if weighted:
         weights = draw.uniform(0.2, 2.5, train)
         weights[5] = 0.0
-        weights[7] = weights[3]
+        weights[to] = weights[of]
         rows = rows.with_column("weight", weights, "w")
     return Problem(learner, rows, examples(x[train:], y[train:], "q"))
 

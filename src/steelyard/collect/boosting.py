@@ -191,9 +191,7 @@ def _pulls(leaves: Leaves, one: Round) -> Float[np.ndarray, "example output"]:
     if forest.leaf_rule == "gradient":
         return gradient + one.steps
     if forest.leaf_rule == "newton matrix":
-        return gradient + np.einsum(
-            "ikl,il->ik", objective.jacobian(one.raw, leaves.labels_train), one.steps
-        )
+        return gradient + np.einsum("ikl,il->ik", objective.jacobian(one.raw, leaves.labels_train), one.steps)
     return gradient + one.steps * objective.hessian(one.raw, leaves.labels_train)
 
 

@@ -1,4 +1,4 @@
-"""Leaf refits: every leaf of a model of trees computed again for other weights, the structure of the trees held fixed."""
+"""Leaf refits: every leaf of a model of trees computed again for other weights, trees keeping their shape."""
 
 from collections.abc import Iterator
 

@@ -75,10 +75,14 @@ def representers(
             return Representers(slopes / (-2 * penalty), step)
         curvature = _Curvature(features, transposed, share, outputs, loss, penalty)
         operator = LinearOperator(
-            (found.size, found.size), matvec=lambda v, c=curvature: c(v.reshape(shape)).ravel(), dtype=np.float64
+            (found.size, found.size),
+            matvec=lambda v, c=curvature: c(v.reshape(shape)).ravel(),
+            dtype=np.float64,
         )
         move, _ = cg(operator, -gradient.ravel(), rtol=1e-6, maxiter=_INNER)
-        found = _searched(found, move.reshape(shape), gradient, lambda c: _total(features, c, targets, share, loss, penalty))
+        found = _searched(
+            found, move.reshape(shape), gradient, lambda c: _total(features, c, targets, share, loss, penalty)
+        )
     raise NumericsError(
         f"the surrogate's gradient is {size:.3g} after {_STEPS} Newton steps, {first:.3g} before the first.",
         fix="raise the penalty.",
@@ -111,7 +115,12 @@ def _slopes(outputs: np.ndarray, targets: np.ndarray, loss: Loss) -> np.ndarray:
 
 
 def _total(  # noqa: PLR0913 - the parts of one objective
-    features: sp.csr_array, found: np.ndarray, targets: np.ndarray, share: np.ndarray, loss: Loss, penalty: float
+    features: sp.csr_array,
+    found: np.ndarray,
+    targets: np.ndarray,
+    share: np.ndarray,
+    loss: Loss,
+    penalty: float,
 ) -> float:
     outputs = features @ found
     if loss == "squared":

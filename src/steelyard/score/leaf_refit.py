@@ -39,15 +39,15 @@ class Refit:
 
 @dataclass(frozen=True)
 class LeafRefit:
-    """Change of the query's measurement when the leaves are computed again without the example, trees keeping their shape.
+    """Change of the query's measurement when leaves are computed again without the example, trees keeping their shape.
 
     Every leaf of every tree follows from all examples but one by the library's own rule, at the raw scores that the
     changed earlier trees give: leave-one-out without the search for splits. In the unit of the measurement; positive:
     the query gets worse without the example.
 
-    Cost: about 50 ns per pair of training examples, round and output: 5 s for 1,000 examples and 100 rounds, eight hours
+    Cost: about 50 ns per pair of training examples, round and output: 5 s for 1,000 examples and 100 rounds, an hour
     for 30,000. Memory: 96 MiB. Errors: none beyond rounding for a model whose rounds used all rows; otherwise the
-    removals are those of a model of the same shape whose rounds do, and how far it is from the given one is in the record.
+    removals are those of a model of the same shape whose rounds do; how far it is from the given one is in the record.
 
     Source: Sharchilev et al. (2018), LeafRefit; Brophy et al. (2023). Deviations: weights, L1, largest steps, several
     steps per leaf and matrices of second derivatives are followed; a leaf without weight gets 0.

@@ -81,15 +81,15 @@ class TreeSim:
     """Similarity of leaves, counted against the query where the label pulls it the wrong way.
 
     The kernel of :mod:`~steelyard.score.tree_kernels`, positive for the query's own class and negative for others. For
-    numbers: positive if the example's target lies on the same side of the query's prediction as the query's target does.
+    numbers: positive if the example's target lies on the same side of the query's prediction as the query's target.
 
     Cost: one pass of both sides through the trees, then 0.4 ns per example, query and tree.
 
     Args:
         weighted: Whether a shared leaf counts by how few examples are in it, or all leaves alike.
 
-    Source: Brophy et al. (2023), TreeSim, weighted leaf path and dot product. Deviation: the authors' code takes a target
-    equal to the prediction to be above it for examples and below it for queries; here it is above for both.
+    Source: Brophy et al. (2023), TreeSim, weighted leaf path and dot product. Deviation: the authors' code takes a
+    target equal to the prediction to be above it for examples and below it for queries; here it is above for both.
     """
 
     weighted: bool = True
@@ -228,6 +228,9 @@ class TREX:
         kernel, alpha = state.paths.kernel(rows), state.found.alpha[rows]
         answers, outputs = state.paths.leaves.answers, state.outputs
         change = np.stack(
-            [answers(outputs - k[:, None] * a[None]) - state.before for k, a in zip(kernel, alpha, strict=True)]
+            [
+                answers(outputs - k[:, None] * a[None]) - state.before
+                for k, a in zip(kernel, alpha, strict=True)
+            ]
         )
         return change if state.paths.leaves.lower_is_better else -change
