@@ -2,9 +2,9 @@
 
     python -m benchmarks.trees --peers
 
-Both sides train the same LightGBM model before the clock runs. The authors' BoostIn has the leaf's value, learning rate
-inside, where the derivative has the step before it; both agree at learning rate 1, and at .1 the table shows how far they
-are apart.
+Both sides train the same LightGBM model before the clock runs. The authors' BoostIn has the leaf's value, learning
+rate inside, where the derivative has the step before it; both agree at learning rate 1, and at .1 the table shows how
+far they are apart.
 """
 
 import warnings
