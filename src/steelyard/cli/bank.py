@@ -57,6 +57,8 @@ def build(  # noqa: PLR0913 - one parameter per option
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
+    features: options.Features = None,
+    parameter: options.Parameter = None,
     time_budget: TimeBudget = None,
     seed: options.Seed = 0,
     trust: options.Trust = False,
@@ -71,7 +73,7 @@ def build(  # noqa: PLR0913 - one parameter per option
 
     Example: steelyard bank build model.py:build --train train.csv --query test.csv --out banks/half --fits 500
     """
-    data = DataOptions(train=train, query=query, text=text_column, label=label_column, id=id_column)
+    data = DataOptions(train, query, text_column, label_column, id_column, features, parameter)
     problem = flow.with_utility(load_problem(model, data, seed=seed, trust=trust), utility)
     request = request_of("bank", model, data, problem, trust=trust) | {"utility": utility}
     banks.build(

@@ -28,7 +28,7 @@ READABLE = (*_TEXT, *_PARQUET, *_ARROW, ".npz", ".npy")
 """Ends of file names that :func:`read` takes."""
 
 
-def read(
+def read(  # noqa: PLR0913 - the role of every column, all named
     source: Any,
     *,
     text: str | Sequence[str] | None = None,

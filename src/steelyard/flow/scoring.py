@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from steelyard.score.driver import Method
 
 AUTO = "auto"
-_SUITED = ("ekfac", "gauss_newton", "knn_shapley")
+_SUITED = ("ekfac", "gauss_newton", "boostin", "knn_shapley")
 
 
 def attribute(
@@ -43,8 +43,8 @@ def attribute(
         train: Training examples: arrays, tensors, a Dataset, a table or a path.
         query: What to explain, likewise.
         method: A name from ``score.METHODS``, or a method with its settings: ``sy.score.EKFAC(damping=0.1)``.
-            ``"auto"``: the first of EK-FAC (networks), exact influence (linear models) and k-NN Shapley (any
-            other) that the model admits.
+            ``"auto"``: the first of EK-FAC (networks), exact influence (linear models), BoostIn (boosted trees) and
+            k-NN Shapley (any other) that the model admits.
         seed: Seed of the model that is explained, where the learner trains it.
         run: Run folder to keep finished work in; nowhere if None.
 

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,27 +14,12 @@ from steelyard.errors import CapabilityError, FitError, ModelError, SettingError
 from steelyard.learners import boosted_checks, boosted_files, boosted_measures, boosted_state
 from steelyard.learners.boosted_columns import Coding, coding_of
 from steelyard.learners.boosted_fitted import BoostedFitted, Library, Rows, Training
+from steelyard.learners.boosted_kinds import kind_of
 from steelyard.learners.boosted_measures import Asked
 from steelyard.records import Examples, Measurement
 from steelyard.run.seeds import stream
 from steelyard.trees.forest import Forest
 from steelyard.trees.objectives import Custom
-
-_KINDS = (
-    ("lightgbm", "lightgbm", ("Booster", "LGBMModel")),
-    ("xgboost", "xgboost", ("Booster", "XGBModel")),
-    ("catboost", "catboost", ("CatBoost",)),
-    (
-        "sklearn",
-        "sklearn.ensemble",
-        (
-            "GradientBoostingClassifier",
-            "GradientBoostingRegressor",
-            "HistGradientBoostingClassifier",
-            "HistGradientBoostingRegressor",
-        ),
-    ),
-)
 
 
 class Boosted:
@@ -79,7 +63,7 @@ class Boosted:
     ) -> None:
         from_file = isinstance(model, str | Path)
         self.model: Any = boosted_files.opened(Path(model)) if from_file else model
-        self._kind = kind_of(self.model)
+        self._kind = _known_kind(self.model)
         self._parameters, self._custom = parameters, objective
         self._asked: Asked = measurement
         # A booster is always trained; there is nothing else that it could stand for.
@@ -158,7 +142,7 @@ class Boosted:
                 examples: its leaves held others.
         """
         if self.trained:
-            library, model = self._library, self._library.native(self.model)
+            model = self._library.native(self.model)
             coding = self._coding_of(examples)
             rows = self._rows(examples, examples.weights(), coding, self._classes[1])
             fitted = self._described(model, rows, seed)
@@ -277,7 +261,7 @@ class Boosted:
         return {
             "learner": "Boosted",
             "library": self._kind,
-            "parameters": {name: str(value) for name, value in sorted(parameters.items())},
+            "training": {name: str(value) for name, value in sorted(parameters.items())},
             "rounds": training.rounds,
             "measurement": self._measurement.name,
             "trained": self.trained,
@@ -333,22 +317,15 @@ class Boosted:
         )
 
 
-def kind_of(model: Any) -> str:
-    """The library that a model is of.
-
-    Raises:
-        ModelError: If it is none of them, or a class instead of a model.
-    """
-    for kind, module, names in _KINDS:
-        loaded = sys.modules.get(module)
-        for name in names if loaded is not None else ():
-            if isinstance(model, getattr(loaded, name, ())):
-                return kind
-    raise ModelError(
-        f"{type(model).__module__}.{type(model).__qualname__} is no model of boosted trees.",
-        fix="give a LightGBM or XGBoost Booster or estimator, a CatBoost model, or a scikit-learn GradientBoosting or "
-        "HistGradientBoosting estimator.",
-    )
+def _known_kind(model: Any) -> str:
+    kind = kind_of(model)
+    if kind is None:
+        raise ModelError(
+            f"{type(model).__module__}.{type(model).__qualname__} is no model of boosted trees.",
+            fix="give a LightGBM or XGBoost Booster or estimator, a CatBoost model, or a scikit-learn GradientBoosting "
+            "or HistGradientBoosting estimator.",
+        )
+    return kind
 
 
 def _weights(examples: Examples, weights: np.ndarray | None) -> np.ndarray:

@@ -8,9 +8,6 @@ from steelyard.errors import CapabilityError, DataError, ModelError
 from steelyard.trees.lightgbm import parsed
 from steelyard.trees.xgboost import check_version
 
-SUFFIXES = (".txt", ".json", ".ubj", ".cbm")
-"""Ends of the files that :func:`opened` reads."""
-
 
 def opened(path: Path) -> Any:
     """The model in a file, as its library's own object.
