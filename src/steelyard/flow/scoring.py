@@ -140,7 +140,7 @@ def baseline_names(problem: Problem) -> tuple[str, ...]:
         and is_class(np.asarray(problem.train.column(label)[:1]))
     ):
         names.append("class_similarity")
-    if any(np.asarray(problem.train.column(name)[:1]).dtype.kind in "UOT" for name in problem.train.inputs):
+    if all(np.asarray(problem.train.column(name)[:1]).dtype.kind in "UOT" for name in problem.train.inputs):
         names.append("bm25")
     if isinstance(problem.learner, HasEmbeddings):
         names.append("embedding_cosine")

@@ -163,7 +163,7 @@ def penalties_of(model: Mapping[str, Any], parameters: Mapping[str, Any]) -> dic
         step, constraints, renewed leaves), so that the parameters as given stand.
     """
     rows, known = [], []
-    for tree in model["learner"]["gradient_booster"]["model"].get("trees", []):
+    for tree in model["learner"]["gradient_booster"].get("model", {}).get("trees", []):
         left, right = (np.array(tree[f"{side}_children"], dtype=np.int64) for side in ("left", "right"))
         weight, second = (np.array(tree[name], dtype=np.float64) for name in ("base_weights", "sum_hessian"))
         value = np.array(tree["split_conditions"], dtype=np.float64)
@@ -200,7 +200,7 @@ def category_names(model: Mapping[str, Any]) -> list[list[Any] | None]:
 
     XGBoost keeps them since 3.1; before, codes are all that there is.
     """
-    found = model["learner"]["gradient_booster"]["model"].get("cats", {}).get("enc", [])
+    found = model["learner"]["gradient_booster"].get("model", {}).get("cats", {}).get("enc", [])
     return [_names(column) for column in found]
 
 
