@@ -357,6 +357,23 @@ def _attribution(found: Mapping[str, Any]) -> list[str]:
     return lines[:-1]
 
 
+def _trees(found: Mapping[str, Any]) -> list[str]:
+    large = [(r["method"], r["seconds"], r["peak_bytes"] / 2**20) for r in found["large"]]
+    lines = [*_table(("50,000 × 1,000, 200 trees", "seconds", "peak, MB"), large), ""]
+    if "speed" in found:
+        fast, agreeing = found["speed"], [tuple(r.values()) for r in found["agreement"]]
+        head = ("task", "rate", "method", "largest score", "largest difference", "correlation")
+        lines += [
+            *_table(head, agreeing),
+            "",
+            f"LeafInfluence, {fast['train']} examples, {fast['rounds']} trees: {fast['ours']:.2g} s, the authors' code "
+            f"{fast['theirs']:.3g} s; largest difference {fast['apart']:.2g}.",
+            "",
+        ]
+    removals = [tuple(r.values()) for r in found["removals"]]
+    return lines + _table(("library", "task", "method", "Spearman with leave-one-out", "LDS"), removals)
+
+
 _SECTIONS = {
     "digits": _digits,
     "passages": _digits,
@@ -372,6 +389,7 @@ _SECTIONS = {
     "lora": _lora,
     "store": _store,
     "attribution": _attribution,
+    "trees": _trees,
 }
 
 

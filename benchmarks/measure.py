@@ -29,6 +29,7 @@ _ENVIRONMENTS = {
     "kronfluence": "torch",
     "traker": "torch",
     "pydvl": "pydvl",
+    "tree_influence": "trees",
 }
 
 
@@ -69,12 +70,12 @@ def options(description: str | None) -> Options:
 
 
 def run(runner: str, job: Job, peers: Path | None) -> Answer:
-    """One job by one runner, in a process of its own; ours is called ``steelyard``.
+    """One job by one runner, in a process of its own; ours are ``steelyard`` and ``trees``.
 
     Raises:
         RuntimeError: If the runner failed, with the end of what it said.
     """
-    if runner == "steelyard":
+    if runner in ("steelyard", "trees"):
         python = Path(sys.executable)
     else:
         assert peers is not None, f"{runner} was asked for without --peers"

@@ -2,6 +2,7 @@
 # Installs the peers that the benchmarks run beside us, each pinned, in environments of their own:
 #   DIR/torch    kronfluence, dattri, captum, traker
 #   DIR/pydvl    pyDVL, which needs numpy < 2
+#   DIR/trees    tree_influence, the authors' code for boosted trees, built from its repository; needs gcc and numpy < 2
 # Usage: bash benchmarks/peers.sh [DIR]          DIR defaults to .venv-peers. A second call changes nothing.
 #
 # Peers are installed without their own dependencies and the needed ones are named here: several ask for torchvision, which would
@@ -39,3 +40,7 @@ install torch \
 install pydvl \
   "numpy<2 scipy scikit-learn pandas cvxpy joblib cloudpickle psutil tqdm more-itertools matplotlib typing-extensions pyDeprecate<0.4 numcodecs<0.16" \
   "pydvl==0.10.0"
+
+install trees \
+  "numpy<2 scipy<1.14 scikit-learn<1.4 pandas<3 joblib lightgbm cython setuptools<70" \
+  "--no-build-isolation https://github.com/jjbrophy47/tree_influence/archive/refs/tags/v0.1.7.zip"

@@ -234,6 +234,42 @@ class HasCurvature(Protocol):
 
 
 @runtime_checkable
+class HasLeaves(Protocol):
+    """Its model is a sum of trees, whose leaves can be told; see ``collect/leaves.py`` for what is made of them."""
+
+    def forest(self, fitted: Any) -> Any:
+        """The trees as arrays: a ``trees.forest.Forest``.
+
+        ModelError if the library's own predictions cannot be had from them.
+        """
+        ...
+
+    def leaves(self, fitted: Any, examples: Examples) -> np.ndarray:
+        """``int32["example tree"]`` Leaf of every example in every tree, numbered within the tree."""
+        ...
+
+    def targets(self, fitted: Any, examples: Examples) -> np.ndarray:
+        """``float64[" example"]`` Labels as the objective reads them: numbers, or codes of classes."""
+        ...
+
+    def leaf_weights(self, fitted: Any, examples: Examples) -> np.ndarray:
+        """``float64[" example"]`` Weight of every example's loss in the training, class weights included."""
+        ...
+
+    def sensitivity(self, fitted: Any, queries: Examples, raw: np.ndarray) -> np.ndarray:
+        """``float64["query output"]`` Derivative of every query's measurement by its raw scores, at these."""
+        ...
+
+    def answers(self, fitted: Any, queries: Examples, raw: np.ndarray) -> np.ndarray:
+        """``float64[" query"]`` What :meth:`Learner.measure` would say if the queries had these raw scores."""
+        ...
+
+    def leaf_notes(self, fitted: Any) -> Sequence[str]:
+        """What is worth knowing about this model's leaves: rows drawn at random, for instance."""
+        ...
+
+
+@runtime_checkable
 class HasVariants(Protocol):
     """Can ask another question about its models, and ask about another model."""
 
@@ -284,8 +320,9 @@ class Problem:
                 utility
             )
         object.__setattr__(self, "learner", learner)
-        object.__setattr__(self, "train", read(train))
-        object.__setattr__(self, "query", read(query))
+        missing = isinstance(learner, HasLeaves)  # trees send missing values their own way
+        object.__setattr__(self, "train", read(train, missing=missing))
+        object.__setattr__(self, "query", read(query, missing=missing))
         object.__setattr__(self, "seed", seed)
         for role, examples in (("training", self.train), ("query", self.query)):
             if len(examples) == 0:
@@ -332,6 +369,7 @@ _PHRASES = {
     "HasState": "a state that can be saved",
     "HasGradients": "per-example gradients",
     "HasCurvature": "exact curvature",
+    "HasLeaves": "trees whose leaves can be told",
     "HasVariants": "other measurements and models to explain",
     "HasFitsTogether": "fits made together",
 }

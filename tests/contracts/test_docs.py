@@ -20,6 +20,7 @@ _PAGES_THAT_RUN = (
     "docs/families/verification.md",
     "docs/families/bayesian.md",
     "docs/families/surrogates.md",
+    "docs/families/trees.md",
 )
 _COMMANDS = ("attribute", "value", "clean", "verify", "leaderboard", "report", "methods", "demo")
 

@@ -21,10 +21,12 @@ from steelyard.problem import Problem
 from steelyard.records import Examples, Scores
 from steelyard.run import open_run
 from steelyard.score.driver import score_pairs
+from tests.planted_trees import Planted, planted_problem
 
 pytestmark = pytest.mark.laws
 LEXICAL = {"bm25", "tfidf"}
 THROUGH_TRAINING = {"tracin", "source", "replay", "bayesian", "gptfluence"}
+ON_LEAVES = {"boostin", "leaf_influence", "leaf_inf_sp", "leaf_refit", "trex", "tree_sim"}
 METHODS = sorted(score.METHODS)
 # Every shard is scored on its own, so floats may be summed in another order, never more than that.
 CLOSE = {"rtol": 1e-5, "atol": 1e-7}
@@ -107,6 +109,8 @@ def problem(name: str) -> Problem:
     if name == "class_wise_shapley":
         return Problem(Sklearn(LogisticRegression(), measurement="accuracy"), *tables())
     # These ask for a training, everybody else is asked about the same given parameters.
+    if name in ON_LEAVES:
+        return planted_problem(Planted("softmax", 3, scale=1.5, rounds=3), 18, 4, copy=(5, 2))
     if name in LEXICAL:
         return Problem(Sklearn(make_pipeline(TfidfVectorizer(), LogisticRegression())), *texts())
     train, query = tables()
@@ -185,6 +189,7 @@ CURVATURE = [
     "group_influence",
 ]
 WEIGHTED += CURVATURE
+WEIGHTED += sorted(ON_LEAVES)
 
 
 @pytest.mark.parametrize("name", WEIGHTED)

@@ -44,6 +44,8 @@ def attribute(  # noqa: PLR0913 - one parameter per option
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
+    features: options.Features = None,
+    parameter: options.Parameter = None,
     seed: options.Seed = 0,
     trust: options.Trust = False,
     adapter: options.Adapter = None,
@@ -64,7 +66,7 @@ def attribute(  # noqa: PLR0913 - one parameter per option
     """
     shown = Shown(quiet=quiet, as_json=as_json, fresh=fresh)
     chosen = options.method_of(method, settings)
-    data = DataOptions(train=train, query=query, text=text_column, label=label_column, id=id_column)
+    data = DataOptions(train, query, text_column, label_column, id_column, features, parameter)
     language = LanguageOptions(adapter, max_length, dtype, measurement, answer)
     problem = load_problem(model, data, seed=seed, trust=trust, language=language)
     request = request_of("attribute", model, data, problem, trust=trust) | {

@@ -67,6 +67,8 @@ def build(  # noqa: PLR0913 - one parameter per option
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
+    features: options.Features = None,
+    parameter: options.Parameter = None,
     time_budget: TimeBudget = None,
     ray: options.Ray = None,
     seed: options.Seed = 0,
@@ -91,7 +93,7 @@ def build(  # noqa: PLR0913 - one parameter per option
             "--fits is missing: how many?",
             fix="give --fits 500, say; only a task of `steelyard bank recipes` has a number of its own.",
         )
-    data = DataOptions(train=train, query=query, text=text_column, label=label_column, id=id_column)
+    data = DataOptions(train, query, text_column, label_column, id_column, features, parameter)
     problem = flow.with_utility(load_problem(model, data, seed=seed, trust=trust), utility)
     request = request_of("bank", model, data, problem, trust=trust) | {"utility": utility}
     with _workers(ray) as workers:

@@ -27,6 +27,8 @@ def clean(  # noqa: PLR0913 - one parameter per option
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
+    features: options.Features = None,
+    parameter: options.Parameter = None,
     seed: options.Seed = 0,
     trust: options.Trust = False,
     quiet: options.Quiet = False,
@@ -44,7 +46,7 @@ def clean(  # noqa: PLR0913 - one parameter per option
     """
     shown = Shown(quiet=quiet, as_json=as_json, fresh=fresh)
     chosen = options.method_of(method, settings)
-    data = DataOptions(train=train, query=query, text=text_column, label=label_column, id=id_column)
+    data = DataOptions(train, query, text_column, label_column, id_column, features, parameter)
     problem = load_problem(model, data, seed=seed, trust=trust)
     request = request_of("clean", model, data, problem, trust=trust)
     request |= {"fraction": fraction, "method": str(chosen)}

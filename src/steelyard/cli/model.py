@@ -1,21 +1,23 @@
-"""MODEL on the command line: a function that returns a problem or its parts, a scikit-learn file, a model's folder."""
+"""MODEL on the command line: a function that returns a problem or its parts, a file of a model, a model's folder."""
 
 import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from steelyard.cli.language import LanguageOptions, language_problem, open_folder
+from steelyard.cli.options import number_of, pairs
 from steelyard.data import read
 from steelyard.errors import DataError, ModelError, SettingError
 from steelyard.flow import problem_of
 from steelyard.flow.ground_truth import TASKS
-from steelyard.flow.problems import is_language_model
-from steelyard.problem import Problem
+from steelyard.flow.problems import is_language_model, learner_of
+from steelyard.learners.boosted_kinds import SUFFIXES
+from steelyard.problem import HasLeaves, Problem
 from steelyard.score.settings import did_you_mean
 
 _ESTIMATORS = (".skops", ".joblib", ".pkl", ".pickle")
@@ -31,6 +33,8 @@ class DataOptions:
         text: Name of the text column.
         label: Name of the label column.
         id: Name of the id column.
+        features: Names of the feature columns, between commas.
+        parameters: Training parameters of boosted trees, where their file does not hold them: ``NAME=VALUE``.
     """
 
     train: str | None = None
@@ -38,10 +42,13 @@ class DataOptions:
     text: str | None = None
     label: str | None = None
     id: str | None = None
+    features: str | None = None
+    parameters: list[str] | None = None
 
-    def read(self, path: str) -> Any:
+    def read(self, path: str, *, missing: bool = False) -> Any:
         """The examples in one file, with the columns named."""
-        return read(path, text=self.text, label=self.label, id=self.id)
+        features = None if self.features is None else [name.strip() for name in self.features.split(",")]
+        return read(path, text=self.text, label=self.label, id=self.id, features=features, missing=missing)
 
 
 def load_problem(
@@ -62,17 +69,7 @@ def load_problem(
     """
     options = language or LanguageOptions()
     folder = is_language_model(Path(model))
-    if options.given() and not folder:
-        raise SettingError(
-            f"{model} is no folder of a language model, and an option for one is given.",
-            fix="leave out --adapter, --max-length, --dtype, --measurement and --answer, or give the folder.",
-        )
-    if folder:
-        found: Any = open_folder(Path(model), options, trust=trust)
-    elif Path(model).suffix in _ESTIMATORS:
-        found = _estimator(Path(model), trust=trust)
-    else:
-        found = _function(model)()
+    found = _opened(model, data, options, trust=trust)
     given = data.train is not None or data.query is not None
     if isinstance(found, Problem):
         if given:
@@ -100,10 +97,43 @@ def load_problem(
             f"{model} gives a model without data, and {missing} is missing.",
             fix="name the data: --train train.jsonl --query test.jsonl (JSONL, CSV, Parquet, Arrow, .npz).",
         )
-    train, query = data.read(data.train), data.read(data.query)
+    if not folder:
+        found = learner_of(found)
+    missing = isinstance(found, HasLeaves)  # trees send missing values their own way
+    train, query = (data.read(path, missing=missing) for path in (data.train, data.query))
     if folder:
         return language_problem(found, train, query, answer=options.answer, seed=seed)
     return problem_of(found, train, query, seed=seed)
+
+
+def _opened(model: str, data: DataOptions, options: LanguageOptions, *, trust: bool) -> Any:
+    """What MODEL stands for, with the options that concern its kind; options of another kind are refused."""
+    path = Path(model)
+    folder, trees = is_language_model(path), path.suffix in SUFFIXES
+    asked = replace(options, measurement=None) if trees else options
+    if asked.given() and not folder:
+        raise SettingError(
+            f"{model} is no folder of a language model, and an option for one is given.",
+            fix="leave out --adapter, --max-length, --dtype, --measurement and --answer, or give the folder.",
+        )
+    if data.parameters and not trees:
+        raise SettingError(
+            f"{model} is no file of boosted trees, and --parameter is given.",
+            fix="set parameters where the model is made.",
+        )
+    if trees:
+        return _boosted(path, data, options.measurement)
+    if folder:
+        return open_folder(path, options, trust=trust)
+    return _estimator(path, trust=trust) if path.suffix in _ESTIMATORS else _function(model)()
+
+
+def _boosted(path: Path, data: DataOptions, measurement: str | None) -> Any:
+    from steelyard.learners import Boosted
+
+    given = {name: number_of(value) for name, value in pairs(data.parameters, "--parameter").items()}
+    asked: Any = "loss" if measurement is None else measurement
+    return Boosted(path, measurement=asked, parameters=given or None)
 
 
 def _function(model: str) -> Callable[[], Any]:
@@ -115,8 +145,8 @@ def _function(model: str) -> Callable[[], Any]:
             f"MODEL is {model!r}: expected file.py:function or package.module:function"
             f"{did_you_mean(model, TASKS) if model and ':' not in model else '.'}",
             fix="name a function without arguments that returns a steelyard Problem, a learner, or "
-            "(learner, train, query); or give a language model's folder, or a scikit-learn file (.skops, .joblib) with "
-            "--trust.",
+            "(learner, train, query); or give a language model's folder, a file of boosted trees (.txt, .json, .ubj, "
+            ".cbm), or a scikit-learn file (.skops, .joblib) with --trust.",
         )
     module = _from_file(Path(place)) if place.endswith(".py") else _from_package(place, model)
     if name not in vars(module):

@@ -34,8 +34,9 @@ Model = Annotated[
     str,
     typer.Argument(
         help="file.py:function or package.module:function that returns a Problem, a learner, or "
-        "(learner, train, query); or the folder of a language model (or a .gguf file); or a scikit-learn model as "
-        ".skops or .joblib with --trust; or a task that comes with Steelyard (`steelyard bank recipes`).",
+        "(learner, train, query); or the folder of a language model (or a .gguf file); or boosted trees as .txt "
+        "(LightGBM), .json, .ubj (XGBoost) or .cbm (CatBoost); or a scikit-learn model as .skops or .joblib with "
+        "--trust; or a task that comes with Steelyard (`steelyard bank recipes`).",
         metavar="MODEL",
         show_default=False,
     ),
@@ -46,7 +47,25 @@ Train = Annotated[
 ]
 Query = Annotated[str | None, typer.Option(help="Queries: what to explain. Same formats.", metavar="FILE")]
 TextColumn = Annotated[str | None, typer.Option(help="Name of the text column.", metavar="NAME")]
-LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.", metavar="NAME")]
+LabelColumn = Annotated[
+    str | None, typer.Option("--label-column", "--label", help="Name of the label column.", metavar="NAME")
+]
+Features = Annotated[
+    str | None,
+    typer.Option(
+        help="Names of the feature columns, between commas. Default: all but label, id and weight.",
+        metavar="NAMES",
+    ),
+]
+Parameter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--parameter",
+        help="Boosted trees: a training parameter, such as eta=0.1, for refits of a model whose file does not hold "
+        "them (XGBoost). Repeatable.",
+        metavar="NAME=VALUE",
+    ),
+]
 IdColumn = Annotated[
     str | None, typer.Option(help="Name of the id column; else ids come from content.", metavar="NAME")
 ]
@@ -83,7 +102,8 @@ MeasurementName = Annotated[
     str | None,
     typer.Option(
         "--measurement",
-        help="Language models: loss (default), log_probability, margin, or span (of the column span).",
+        help="Language models and boosted trees: loss (default), log_probability, margin; span (of the column span) or "
+        "lead.",
         metavar="NAME",
     ),
 ]
@@ -152,7 +172,7 @@ def method_of(name: str, settings: list[str] | None) -> "AnyMethod | str":
     return AUTO
 
 
-def pairs(given: list[str] | None) -> dict[str, str]:
+def pairs(given: list[str] | None, option: str = "--set") -> dict[str, str]:
     """``["damping=0.1"]`` as a mapping.
 
     Raises:
@@ -162,8 +182,18 @@ def pairs(given: list[str] | None) -> dict[str, str]:
     for entry in given or []:
         name, equals, value = entry.partition("=")
         if not equals or not name.strip():
-            raise SettingError(f"--set {entry!r} is not NAME=VALUE.", fix="write --set damping=0.1")
+            raise SettingError(f"{option} {entry!r} is not NAME=VALUE.", fix=f"write {option} NAME=VALUE.")
         if name.strip() in found:
-            raise SettingError(f"--set names {name.strip()!r} twice.", fix="give each setting once.")
+            raise SettingError(f"{option} names {name.strip()!r} twice.", fix="give each setting once.")
         found[name.strip()] = value.strip()
     return found
+
+
+def number_of(text: str) -> int | float | str:
+    """A value as the number that it is, else as text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -53,6 +53,8 @@ def value(  # noqa: PLR0913 - one parameter per option
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
     id_column: options.IdColumn = None,
+    features: options.Features = None,
+    parameter: options.Parameter = None,
     seed: options.Seed = 0,
     trust: options.Trust = False,
     quiet: options.Quiet = False,
@@ -68,7 +70,7 @@ def value(  # noqa: PLR0913 - one parameter per option
     Example: steelyard value model.py:build --method banzhaf --set fits=500 --out runs/value
     """
     shown = Shown(quiet=quiet, as_json=as_json, fresh=fresh)
-    data = DataOptions(train=train, query=query, text=text_column, label=label_column, id=id_column)
+    data = DataOptions(train, query, text_column, label_column, id_column, features, parameter)
     chosen = flow.grouped(options.method_of(method, settings), groups)
     problem = flow.with_utility(load_problem(model, data, seed=seed, trust=trust), utility)
     request = request_of("value", model, data, problem, trust=trust) | {

@@ -23,7 +23,7 @@ _UNREADABLE = "nothing that can be read"
 Place = Callable[[int], str]
 
 
-def check_finite(examples: Examples, place: Place | None = None) -> None:
+def check_finite(examples: Examples, place: Place | None = None, *, missing: bool = False) -> None:
     """Refuse NaN and infinity in inputs and label.
 
     Cost: one look at every number; nothing is copied but one block of rows.
@@ -31,6 +31,7 @@ def check_finite(examples: Examples, place: Place | None = None) -> None:
     Args:
         examples: What to check; columns that hold no floating-point numbers pass.
         place: Source and place of a row, for the error; by default its id.
+        missing: Whether NaN may stand in an input, for a missing value.
 
     Raises:
         DataError: Naming the first such row and column.
@@ -39,7 +40,10 @@ def check_finite(examples: Examples, place: Place | None = None) -> None:
         for start, block in _blocks(examples.column(name)):
             if block.dtype.kind != "f" or bool(np.isfinite(block).all()):
                 continue
-            row, *feature = np.argwhere(~np.isfinite(block))[0].tolist()
+            bad = np.isinf(block) if missing and name in examples.inputs else ~np.isfinite(block)
+            if not bad.any():
+                continue
+            row, *feature = np.argwhere(bad)[0].tolist()
             where = f", feature {feature[0] if len(feature) == 1 else tuple(feature)}" if feature else ""
             raise DataError(
                 f"{_place(examples, place)(start + row)}, column {name!r}{where}: {block[(row, *feature)]}, "
@@ -49,17 +53,20 @@ def check_finite(examples: Examples, place: Place | None = None) -> None:
             )
 
 
-def check_present(examples: Examples, place: Place | None = None) -> None:
+def check_present(examples: Examples, place: Place | None = None, *, missing: bool = False) -> None:
     """Refuse missing texts, categories and labels.
 
     Args:
         examples: What to check.
         place: Source and place of a row, for the error; by default its id.
+        missing: Whether inputs may be missing; the label may not.
 
     Raises:
         DataError: Naming the first row without a value in an input or the label.
     """
     for name in _read_columns(examples):
+        if missing and name in examples.inputs:
+            continue
         row = _first_missing(examples.column(name))
         if row is not None:
             raise DataError(
@@ -97,6 +104,8 @@ def check_types(examples: Examples, *, text: bool, place: Place | None = None) -
                 first = "text"
                 continue
             for row, value in enumerate(values):
+                if value is None:
+                    continue  # whether a value may be missing is a check of its own
                 found = _type_word(value, sequences=sequences)
                 first = first or found
                 if found != first or found == _UNREADABLE:
@@ -192,11 +201,11 @@ def check_read(examples: Examples, roles: Roles, place: Place, *, delimited: boo
     Raises:
         DataError: See the single checks.
     """
-    check_present(examples, place)
+    check_present(examples, place, missing=roles.missing)
     check_types(examples, text=roles.text, place=place)
     if delimited and not roles.text:
         check_numbers(examples, place)
-    check_finite(examples, place)
+    check_finite(examples, place, missing=roles.missing)
     return examples
 
 

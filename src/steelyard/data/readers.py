@@ -28,13 +28,14 @@ READABLE = (*_TEXT, *_PARQUET, *_ARROW, ".npz", ".npy")
 """Ends of file names that :func:`read` takes."""
 
 
-def read(
+def read(  # noqa: PLR0913 - the role of every column, all named
     source: Any,
     *,
     text: str | Sequence[str] | None = None,
     label: str | None = None,
     id: str | None = None,
     features: str | Sequence[str] | None = None,
+    missing: bool = False,
     limits: Limits | None = None,
 ) -> Examples:
     """Examples from a file, arrays, tensors, tables, lists or a data set.
@@ -61,6 +62,7 @@ def read(
         id: Id column; ``""`` for ids from the content. Default: ``id``.
         features: Input columns of numbers or categories. Default, where there is no text: all but label, id
             and ``weight``.
+        missing: Whether features may be missing (NaN, empty), as boosted trees read them; labels may not.
         limits: Bounds on memory and line length, and the cache folder.
 
     Raises:
@@ -72,7 +74,7 @@ def read(
         >>> len(examples), examples.inputs, examples.label
         (2, ('text',), 'label')
     """
-    names = Names(text, label, id, features)
+    names = Names(text, label, id, features, missing)
     limits = limits or Limits()
     if isinstance(source, Examples):
         return _renamed(source, names) if names.given() else source

@@ -23,12 +23,14 @@ class Names:
         label: Label column; ``""`` for none.
         id: Id column; ``""`` for ids from the content.
         features: Input column or columns of numbers or categories.
+        missing: Whether features may be missing.
     """
 
     text: str | Sequence[str] | None = None
     label: str | None = None
     id: str | None = None
     features: str | Sequence[str] | None = None
+    missing: bool = False
 
     def given(self) -> bool:
         """Whether any column is named."""
@@ -44,12 +46,14 @@ class Roles:
         label: Label column.
         id: Id column.
         text: Whether the inputs are texts (or token sequences or messages), not features.
+        missing: Whether inputs may be missing.
     """
 
     inputs: tuple[str, ...]
     label: str | None
     id: str | None
     text: bool
+    missing: bool = False
 
 
 def resolve(names: Names, columns: Sequence[str], source: str) -> Roles:
@@ -83,7 +87,7 @@ def resolve(names: Names, columns: Sequence[str], source: str) -> Roles:
             f"{source}: no input column: {_listing(columns)}, and none of them is left besides label and id.",
             fix="name the inputs with text=... or features=... (on the command line: --text, --features).",
         )
-    return Roles(inputs, label, example_id, option == "text")
+    return Roles(inputs, label, example_id, option == "text", names.missing and option == "features")
 
 
 def _optional(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.errors import ModelError, SettingError
+from steelyard.learners.boosted_kinds import SUFFIXES, kind_of
 from steelyard.problem import Learner, Problem
 
 
@@ -16,7 +17,8 @@ def problem_of(model: Any, train: Any = None, query: Any = None, *, seed: int = 
 
     Args:
         model: A ``Problem`` (then without data), a learner, a trained ``torch.nn.Module``, a transformers or PEFT
-            model (its folder, or a ``.gguf`` file), or a fitted scikit-learn estimator.
+            model (its folder, or a ``.gguf`` file), boosted trees (or a file of them), or a fitted scikit-learn
+            estimator.
         train: Training examples: anything that ``sy.read`` takes.
         query: Queries, likewise.
         seed: Seed of the model that is explained, where the learner trains it.
@@ -68,6 +70,10 @@ def learner_of(model: Any) -> Learner:
         from steelyard.learners import Torch
 
         return Torch(model, trained=True)
+    if kind_of(model) is not None:
+        from steelyard.learners import Boosted
+
+        return Boosted(model, trained=True)
     if sklearn is not None and isinstance(model, sklearn.BaseEstimator):
         from steelyard.learners import Sklearn
 
@@ -76,8 +82,8 @@ def learner_of(model: Any) -> Learner:
         return model
     raise ModelError(
         f"{type(model).__module__}.{type(model).__qualname__} is no model that Steelyard knows.",
-        fix="give a torch.nn.Module, a transformers model, a scikit-learn estimator, or a learner: an object with the "
-        "methods of steelyard.problem.Learner.",
+        fix="give a torch.nn.Module, a transformers model, boosted trees, a scikit-learn estimator, or a learner: an "
+        "object with the methods of steelyard.problem.Learner.",
     )
 
 
@@ -87,10 +93,15 @@ def is_language_model(path: Path) -> bool:
 
 
 def _from_folder(path: Path) -> Learner:
+    if path.suffix in SUFFIXES:
+        from steelyard.learners import Boosted
+
+        return Boosted(path)
     if not is_language_model(path):
         raise ModelError(
             f"{path} is no folder of a model.",
-            fix="give the folder that save_pretrained wrote, a .gguf file, or the loaded model itself.",
+            fix="give the folder that save_pretrained wrote, a .gguf file, boosted trees as .txt, .json, .ubj or .cbm, "
+            "or the loaded model itself.",
         )
     from steelyard.learners import Transformers
 

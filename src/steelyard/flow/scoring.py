@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from steelyard.score.driver import Method
 
 AUTO = "auto"
-_SUITED = ("ekfac", "gauss_newton", "knn_shapley")
+_SUITED = ("ekfac", "gauss_newton", "boostin", "knn_shapley")
 
 
 def attribute(
@@ -43,8 +43,8 @@ def attribute(
         train: Training examples: arrays, tensors, a Dataset, a table or a path.
         query: What to explain, likewise.
         method: A name from ``score.METHODS``, or a method with its settings: ``sy.score.EKFAC(damping=0.1)``.
-            ``"auto"``: the first of EK-FAC (networks), exact influence (linear models) and k-NN Shapley (any
-            other) that the model admits.
+            ``"auto"``: the first of EK-FAC (networks), exact influence (linear models), BoostIn (boosted trees) and
+            k-NN Shapley (any other) that the model admits.
         seed: Seed of the model that is explained, where the learner trains it.
         run: Run folder to keep finished work in; nowhere if None.
 
@@ -140,7 +140,7 @@ def baseline_names(problem: Problem) -> tuple[str, ...]:
         and is_class(np.asarray(problem.train.column(label)[:1]))
     ):
         names.append("class_similarity")
-    if any(np.asarray(problem.train.column(name)[:1]).dtype.kind in "UOT" for name in problem.train.inputs):
+    if all(np.asarray(problem.train.column(name)[:1]).dtype.kind in "UOT" for name in problem.train.inputs):
         names.append("bm25")
     if isinstance(problem.learner, HasEmbeddings):
         names.append("embedding_cosine")

@@ -19,12 +19,14 @@ from steelyard.learners.transformers_settings import LoRA as LoRA
 from steelyard.learners.transformers_settings import Text as Text
 
 if TYPE_CHECKING:
+    from steelyard.learners.boosted import Boosted as Boosted
     from steelyard.learners.sklearn import Sklearn as Sklearn
     from steelyard.learners.torch import Torch as Torch
     from steelyard.learners.torch_losses import Loss as Loss
     from steelyard.learners.transformers import Transformers as Transformers
 
 _HOMES = {
+    "Boosted": "steelyard.learners.boosted",
     "Loss": "steelyard.learners.torch_losses",
     "Sklearn": "steelyard.learners.sklearn",
     "Torch": "steelyard.learners.torch",
@@ -36,6 +38,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Boosted",
     "Files",
     "LoRA",
     "Loss",

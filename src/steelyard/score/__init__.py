@@ -50,6 +50,10 @@ if TYPE_CHECKING:
     from steelyard.score.label_quality import LabelConsensus as LabelConsensus
     from steelyard.score.label_quality import SelfConfidence as SelfConfidence
     from steelyard.score.lava import LAVA as LAVA
+    from steelyard.score.leaf_effects import BoostIn as BoostIn
+    from steelyard.score.leaf_effects import LeafInfluence as LeafInfluence
+    from steelyard.score.leaf_effects import LeafInfSP as LeafInfSP
+    from steelyard.score.leaf_refit import LeafRefit as LeafRefit
     from steelyard.score.least_core import LeastCore as LeastCore
     from steelyard.score.leave_one_out import LeaveOneOut as LeaveOneOut
     from steelyard.score.less import LESS as LESS
@@ -71,6 +75,8 @@ if TYPE_CHECKING:
     from steelyard.score.source import SOURCE as SOURCE
     from steelyard.score.trackstar import TrackStar as TrackStar
     from steelyard.score.trak import TRAK as TRAK
+    from steelyard.score.tree_kernels import TREX as TREX
+    from steelyard.score.tree_kernels import TreeSim as TreeSim
 
 METHODS: Mapping[str, str] = {
     "random": "steelyard.score.baselines:Random",
@@ -127,6 +133,12 @@ METHODS: Mapping[str, str] = {
     "group_mates": "steelyard.score.mates:GroupMATES",
     "nn_cift": "steelyard.score.nn_cift:NNCIFT",
     "gptfluence": "steelyard.score.gptfluence:GPTfluence",
+    "boostin": "steelyard.score.leaf_effects:BoostIn",
+    "leaf_influence": "steelyard.score.leaf_effects:LeafInfluence",
+    "leaf_inf_sp": "steelyard.score.leaf_effects:LeafInfSP",
+    "leaf_refit": "steelyard.score.leaf_refit:LeafRefit",
+    "trex": "steelyard.score.tree_kernels:TREX",
+    "tree_sim": "steelyard.score.tree_kernels:TreeSim",
 }
 """Name on the command line to ``module:Class``."""
 
