@@ -7,10 +7,10 @@ training examples and 8 as queries. One bare pass is forward and backward to the
 batch, over the same batches. Beside it the scoring passes of grad-dot and EK-FAC: gradients of every example by itself
 and their products with all queries. The three take turns batch by batch, so that a change of the machine's speed meets
 all of them; a pass is the sum over the batches of the median of the repetitions. Texts are cut at 64 tokens. Peak
-memory is what the work adds to the highest the process had before, in which the curvature was fitted.
+memory is the most that the process held in each phase, the model included: in loading and one training step, in
+fitting the curvature, in the bare pass, in the passes that take turns.
 """
 
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import Options, options, record, show
+from benchmarks.runners.exchange import forget_peak, peak_bytes
 from steelyard.collect.curvature import kronecker_metric
 from steelyard.collect.gradients import gradients_at
 from steelyard.data import read
@@ -55,6 +56,8 @@ def main(given: Options) -> None:
         "ekfac",
         "x grad_dot",
         "x ekfac",
+        "peak MB training",
+        "peak MB curvature",
         "peak MB bare",
         "peak MB",
     )
@@ -73,6 +76,7 @@ def _row(model: Path, name: str, targets: Any, count: int, given: Options) -> tu
     problem = Problem(learner, *_data(count))
     # One step of training: a new adapter's second half is zero, and so would be the gradients of its first.
     trained = learner.fit(problem.train.take(slice(0, 8)))
+    training_peak = _peak()
     run = in_memory()
     fitted = gradients_at(problem, trained, run)
     engine: Any = fitted.gradients
@@ -85,9 +89,9 @@ def _row(model: Path, name: str, targets: Any, count: int, given: Options) -> tu
         for rows in by_length(learner.lengths(problem.train), engine.room(problem.train))
     ]
     bare = _bare(learner, fitted.model)
-    before = _peak()
+    curvature_peak = _peak()
     bare(batches[-1])
-    after_bare = _peak()
+    bare_peak = _peak()
     works: dict[str, Callable[[Examples], Any]] = {
         "bare": bare,
         "grad_dot": lambda some: engine.products(some, plain),
@@ -97,7 +101,7 @@ def _row(model: Path, name: str, targets: Any, count: int, given: Options) -> tu
     tokens = int(learner.lengths(problem.train).sum())
     return (
         name, engine.size, tokens, *(seconds[key] for key in works), seconds["grad_dot"] / seconds["bare"],
-        seconds["ekfac"] / seconds["bare"], (after_bare - before) / 2**20, (_peak() - before) / 2**20,
+        seconds["ekfac"] / seconds["bare"], training_peak, curvature_peak, bare_peak, _peak(),
     )  # fmt: skip
 
 
@@ -146,8 +150,11 @@ def _in_turns(
     return total
 
 
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _peak() -> float:
+    """Most MB that the process held since the last call, the model and everything else included."""
+    found = peak_bytes() / 2**20
+    forget_peak()
+    return found
 
 
 if __name__ == "__main__":
