@@ -64,7 +64,7 @@ def load_problem(
     if options.given() and not folder:
         raise SettingError(
             f"{model} is no folder of a language model, and an option for one is given.",
-            fix="leave out --adapter, --max-length, --dtype, --measurement and --answer, or give the folder.",
+            fix="leave out --adapter, --max-length, --dtype, --measurement, --answer and --recipe, or give the folder.",
         )
     if folder:
         found: Any = open_folder(Path(model), options, trust=trust)

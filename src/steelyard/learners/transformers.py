@@ -258,7 +258,8 @@ class Transformers:
         if self._recipe is None:
             raise CapabilityError(
                 "this Transformers learner came trained and without a recipe, so it cannot be trained again.",
-                fix="give recipe=AdamW(lr=..., epochs=...) beside trained=True.",
+                fix="give recipe=AdamW(lr=..., epochs=...) beside trained=True; on the command line, say how it was "
+                "trained: --recipe epochs=3,lr=2e-4,batch_size=8 (with --fresh, if this run had begun without).",
             )
         course = self._course(self._recipe, require_examples(examples), weights, seed)
         try:

@@ -5,7 +5,7 @@ prompt, of the user's turns and of padding take no part.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -239,7 +239,10 @@ def pooled(functions: TextFunctions, model: nn.Module, batch: Batch) -> Tensor:
     Raises:
         ModelError: If the model gives no hidden states.
     """
-    states = functions.run(model, batch, output_hidden_states=True).hidden_states
+    # The output layer has no part in it; where it can be, it is run at one token instead of at all.
+    first = torch.zeros(1, dtype=torch.int64, device=batch["input_ids"].device)
+    with only_at(model, functions.head, first) if functions.head else nullcontext():
+        states = functions.run(model, batch, output_hidden_states=True).hidden_states
     if not states:
         raise ModelError(
             f"{type(model).__name__} gives no hidden states.",
