@@ -35,7 +35,10 @@ def data(tmp_path: Path) -> list[str]:
     for name, count, seed in (("train", 20, 0), ("query", 3, 1)):
         rows = language.pairs(count, seed=seed)
         path = tmp_path / f"{name}.jsonl"
-        lines = [json.dumps({k: str(v) for k, v in rows.row(i).items()} | {"id": f"{name}-{i}"}) for i in range(count)]
+        lines = [
+            json.dumps({k: str(v) for k, v in rows.row(i).items()} | {"id": f"{name}-{i}"})
+            for i in range(count)
+        ]
         path.write_text("\n".join(lines) + "\n")
         given += [f"--{name}", str(path)]
     return given
@@ -59,7 +62,9 @@ def invoke(runner, *given: object):
 def test_adapters_trained_here_are_trained_again(runner, base, data, tmp_path) -> None:
     run = tmp_path / "run"
     recipe = ["--recipe", f"{STEPS},lora_rank=2,lora_targets=q_proj,v_proj", "--recipe", "reduction=mean"]
-    made = invoke(runner, "attribute", base, *data, "--method", "grad_dot", "--no-baselines", *recipe, "--out", run)
+    made = invoke(
+        runner, "attribute", base, *data, "--method", "grad_dot", "--no-baselines", *recipe, "--out", run
+    )
     assert made.exit_code == 0, made.output
     metrics = ["--metric", "lds,qld,retraining", "--subsets", "8", "--seeds", "2", "--set", "qld.controls=2"]
     found = invoke(runner, "verify", run, *metrics, "--json")
@@ -69,13 +74,19 @@ def test_adapters_trained_here_are_trained_again(runner, base, data, tmp_path) -
     assert evidence["qld"]["unit"] == "nats per token"
 
 
-def test_a_trained_adapter_asks_only_for_what_its_folders_do_not_say(runner, base, data, adapter, tmp_path) -> None:
+def test_a_trained_adapter_asks_only_for_what_its_folders_do_not_say(
+    runner, base, data, adapter, tmp_path
+) -> None:
     run = tmp_path / "run"
     options = ["--adapter", adapter, "--method", "grad_dot", "--no-baselines", "--out", run]
     assert invoke(runner, "attribute", base, *data, *options).exit_code == 0
     asked = ["verify", run, "--metric", "qld", "--set", "qld.controls=2"]
     without = invoke(runner, *asked)
-    assert without.exit_code == 2 and "without a recipe" in without.output and "--recipe epochs=" in without.output
+    assert (
+        without.exit_code == 2
+        and "without a recipe" in without.output
+        and "--recipe epochs=" in without.output
+    )
     short = invoke(runner, *asked, "--recipe", "batch_size=4")
     assert short.exit_code == 2 and "does not say lr" in short.output and "says epochs=2" in short.output
     other = invoke(runner, *asked, "--recipe", "lr=0.05,lora_rank=4")
@@ -90,7 +101,9 @@ def test_a_model_trained_whole_starts_again_from_its_base(runner, base, data, tm
     found = Transformers(base, recipe=AdamW(lr=0.05, epochs=2, batch_size=8))
     found.load(found.fit(language.pairs(20))).save_pretrained(trained)
     language.tokenizer().save_pretrained(trained)
-    learner = open_folder(trained, LanguageOptions(recipe=recipe_pairs([f"{STEPS},base={base}"])), trust=False)
+    learner = open_folder(
+        trained, LanguageOptions(recipe=recipe_pairs([f"{STEPS},base={base}"])), trust=False
+    )
     train = language.pairs(20)
     again, first = learner.fit(train), found.fit(train)
     assert all((again.parameters[name] == value).all() for name, value in first.parameters.items())
@@ -143,7 +156,11 @@ def test_what_is_no_recipe(given: str) -> None:
 
 def test_what_was_given_goes_before_what_the_folder_says(tmp_path) -> None:
     (tmp_path / "trainer_state.json").write_text('{"num_train_epochs": 3, "train_batch_size": 4}')
-    assert completed({"lr": "0.1", "epochs": "5"}, [tmp_path]) == {"epochs": "5", "batch_size": "4", "lr": "0.1"}
+    assert completed({"lr": "0.1", "epochs": "5"}, [tmp_path]) == {
+        "epochs": "5",
+        "batch_size": "4",
+        "lr": "0.1",
+    }
     assert resolved(tmp_path, LanguageOptions()).recipe == {}
     (tmp_path / "trainer_state.json").write_text("{")
     with pytest.raises(SettingError, match="cannot be read"):

@@ -1,5 +1,7 @@
 """Passes that start above the frozen layers, and output layers run where tokens count: the numbers of whole passes."""
 
+# ruff: noqa: E402 - what follows the checks can only be imported where transformers is installed
+
 import pickle
 from dataclasses import replace
 
@@ -9,16 +11,18 @@ import torch
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 
-from tests.learners.language import bert, gpt2, labelled, llama, pairs, tokenizer
-
 from steelyard.learners import SGD, AdamW, LoRA, Transformers
 from steelyard.learners.transformers_frozen import STATES, lower_of
+from tests.learners.language import bert, gpt2, labelled, llama, pairs, tokenizer
 
 UPPER = r".*(layers|layer|h)\.1\..*(q_proj|v_proj|query|c_attn)"
 
 
 def learner(net, *, dtype: str | None = "float64", **settings):
-    settings = {"lora": LoRA(rank=2, target_modules=UPPER), "recipe": SGD(lr=0.3, epochs=3, batch_size=3)} | settings
+    settings = {
+        "lora": LoRA(rank=2, target_modules=UPPER),
+        "recipe": SGD(lr=0.3, epochs=3, batch_size=3),
+    } | settings
     return Transformers(net, tokenizer=tokenizer(), dtype=dtype, **settings)
 
 

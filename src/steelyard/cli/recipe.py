@@ -130,9 +130,7 @@ def training_of(found: Mapping[str, str], *, adapted: bool, model: Path) -> Trai
         )
     base = values.get("base")
     untrained = base is not None and Path(base).resolve() == model.resolve()
-    return Training(
-        _recipe(values), _lora(adapters), None if untrained else base, values.get("reduction")
-    )
+    return Training(_recipe(values), _lora(adapters), None if untrained else base, values.get("reduction"))
 
 
 def base_model(folder: str, dtype: str | None, trust: bool) -> "nn.Module":  # noqa: FBT001 - called by functools.partial
@@ -173,7 +171,9 @@ def _recipe(values: Mapping[str, Any]) -> "Single":
     steps = {key: value for key, value in values.items() if key in _STEPS}
     if "momentum" in values:
         if name != "sgd":
-            raise SettingError(f"--recipe momentum with optimiser={name}.", fix="give optimiser=sgd, or leave it out.")
+            raise SettingError(
+                f"--recipe momentum with optimiser={name}.", fix="give optimiser=sgd, or leave it out."
+            )
         steps["momentum"] = values["momentum"]
     return kinds[name](**steps)
 
@@ -186,7 +186,9 @@ def _trainer_state(folder: Path) -> dict[str, str]:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SettingError(f"{path} cannot be read: {error}", fix="remove it, and give --recipe in full.") from error
+        raise SettingError(
+            f"{path} cannot be read: {error}", fix="remove it, and give --recipe in full."
+        ) from error
     found: dict[str, str] = {}
     epochs, size = state.get("num_train_epochs"), state.get("train_batch_size")
     if isinstance(epochs, int | float) and epochs >= 1 and epochs == int(epochs):

@@ -76,9 +76,7 @@ def value(  # noqa: PLR0913 - one parameter per option
     shown = Shown(quiet=quiet, as_json=as_json, fresh=fresh)
     data = DataOptions(train=train, query=query, text=text_column, label=label_column, id=id_column)
     chosen = flow.grouped(options.method_of(method, settings), groups)
-    language = resolved(
-        Path(model), LanguageOptions(adapter, max_length, dtype, recipe=recipe_pairs(recipe))
-    )
+    language = resolved(Path(model), LanguageOptions(adapter, max_length, dtype, recipe=recipe_pairs(recipe)))
     problem = load_problem(model, data, seed=seed, trust=trust, language=language)
     problem = flow.with_utility(problem, utility)
     request = request_of("value", model, data, problem, trust=trust) | {

@@ -33,9 +33,9 @@ from steelyard.learners.transformers_fits import (
     trainable,
     widened,
 )
+from steelyard.learners.transformers_frozen import lower_of
 from steelyard.learners.transformers_labels import class_names, labels_of, outputs_of
 from steelyard.learners.transformers_load import device_of, facts_of, open_model, padding_of, reading_of
-from steelyard.learners.transformers_frozen import lower_of
 from steelyard.learners.transformers_measure import frozen_head, functions_for, head_agrees, pooled
 from steelyard.learners.transformers_settings import Files, LoRA, Text
 from steelyard.learners.transformers_spans import SPAN
@@ -502,7 +502,9 @@ class Transformers:
         """Let passes leave out what is frozen, where that is seen to change nothing."""
         if not self._tried and "labels" in batch:
             self._tried = True
-            if self._functions.head and not head_agrees(self._functions, sharing_copy(self._net).eval(), batch):
+            if self._functions.head and not head_agrees(
+                self._functions, sharing_copy(self._net).eval(), batch
+            ):
                 self._functions = replace(self._functions, head="")
         if self._functions.lower is not None:
             self._functions.lower.add_to(batch, self._functions.loss)

@@ -307,7 +307,9 @@ def _drawn(chances: Tensor, generator: torch.Generator) -> Tensor:
     vocabulary takes longer than the layers below.
     """
     sums = chances.cumsum(-1)
-    points = torch.rand(len(sums), 1, generator=generator, dtype=sums.dtype, device=sums.device) * sums[:, -1:]
+    points = (
+        torch.rand(len(sums), 1, generator=generator, dtype=sums.dtype, device=sums.device) * sums[:, -1:]
+    )
     return torch.searchsorted(sums, points, right=True).squeeze(1).clamp(max=sums.shape[1] - 1)
 
 
