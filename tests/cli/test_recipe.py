@@ -4,6 +4,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,8 @@ def adapter(base: Path, tmp_path: Path) -> Path:
     train = language.pairs(20)
     found = Transformers(base, lora=LoRA(rank=2), recipe=AdamW(lr=0.05, epochs=2, batch_size=8))
     folder = tmp_path / "adapter"
-    found.load(found.fit(train)).save_pretrained(folder)
+    fitted: Any = found.load(found.fit(train))
+    fitted.save_pretrained(folder)
     (folder / "trainer_state.json").write_text(json.dumps({"num_train_epochs": 2, "train_batch_size": 8}))
     return folder
 
@@ -99,7 +101,8 @@ def test_a_trained_adapter_asks_only_for_what_its_folders_do_not_say(
 def test_a_model_trained_whole_starts_again_from_its_base(runner, base, data, tmp_path) -> None:
     trained = tmp_path / "trained"
     found = Transformers(base, recipe=AdamW(lr=0.05, epochs=2, batch_size=8))
-    found.load(found.fit(language.pairs(20))).save_pretrained(trained)
+    fitted: Any = found.load(found.fit(language.pairs(20)))
+    fitted.save_pretrained(trained)
     language.tokenizer().save_pretrained(trained)
     learner = open_folder(
         trained, LanguageOptions(recipe=recipe_pairs([f"{STEPS},base={base}"])), trust=False

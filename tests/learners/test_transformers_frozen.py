@@ -64,7 +64,7 @@ def test_the_layers_below_are_run_once_per_text() -> None:
     lower = found._functions.lower
     assert lower is not None
     seen: list[int] = []
-    layer = lower._model.get_submodule(lower._layers)[0]
+    layer = lower._model.get_submodule(f"{lower._layers}.0")
     layer.register_forward_hook(lambda *_: seen.append(1))
     fitted = found.fit(train)
     once = len(seen)
