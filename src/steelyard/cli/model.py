@@ -114,7 +114,7 @@ def _opened(model: str, data: DataOptions, options: LanguageOptions, *, trust: b
     if asked.given() and not folder:
         raise SettingError(
             f"{model} is no folder of a language model, and an option for one is given.",
-            fix="leave out --adapter, --max-length, --dtype, --measurement and --answer, or give the folder.",
+            fix="leave out --adapter, --max-length, --dtype, --measurement, --answer and --recipe, or give the folder.",
         )
     if data.parameters and not trees:
         raise SettingError(

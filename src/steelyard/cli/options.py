@@ -113,6 +113,17 @@ Answer = Annotated[
         help="Language models: ask about the model's own answers, of at most so many tokens.", min=1
     ),
 ]
+RecipeOf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--recipe",
+        help="Language models: how MODEL was trained, or is to be, so that refits are possible: epochs, lr, optimiser "
+        "(adamw, adam, sgd), batch_size, schedule, warmup, weight_decay, momentum, checkpoints, reduction (sum, mean); "
+        "for new adapters lora_rank, lora_alpha, lora_targets, lora_dropout; base=DIR, the model before its training. "
+        "Repeatable.",
+        metavar="NAME=VALUE,...",
+    ),
+]
 Split = Annotated[
     Parts | None,
     typer.Option(help="Take the scores that the report shows apart by token, module, layer or head."),

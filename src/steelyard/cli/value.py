@@ -1,6 +1,7 @@
 """``steelyard value``: what is each training example worth?"""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,9 @@ import typer
 from steelyard import flow
 from steelyard.cli import options
 from steelyard.cli.guard import guarded
+from steelyard.cli.language import LanguageOptions, resolved
 from steelyard.cli.model import DataOptions, load_problem
+from steelyard.cli.recipe import recipe_pairs
 from steelyard.cli.session import (
     PAGE,
     Means,
@@ -57,6 +60,10 @@ def value(  # noqa: PLR0913 - one parameter per option
     parameter: options.Parameter = None,
     seed: options.Seed = 0,
     trust: options.Trust = False,
+    adapter: options.Adapter = None,
+    max_length: options.MaxLength = None,
+    dtype: options.Dtype = None,
+    recipe: options.RecipeOf = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
     fresh: options.Fresh = False,
@@ -72,8 +79,11 @@ def value(  # noqa: PLR0913 - one parameter per option
     shown = Shown(quiet=quiet, as_json=as_json, fresh=fresh)
     data = DataOptions(train, query, text_column, label_column, id_column, features, parameter)
     chosen = flow.grouped(options.method_of(method, settings), groups)
-    problem = flow.with_utility(load_problem(model, data, seed=seed, trust=trust), utility)
+    language = resolved(Path(model), LanguageOptions(adapter, max_length, dtype, recipe=recipe_pairs(recipe)))
+    problem = load_problem(model, data, seed=seed, trust=trust, language=language)
+    problem = flow.with_utility(problem, utility)
     request = request_of("value", model, data, problem, trust=trust) | {
+        "language": asdict(language),
         "method": str(chosen),
         "utility": utility,
     }

@@ -1,7 +1,7 @@
 """``steelyard verify``: can I believe these scores?"""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +12,9 @@ from steelyard import flow
 from steelyard import report as reports
 from steelyard.cli import options
 from steelyard.cli.guard import guarded
-from steelyard.cli.language import LanguageOptions
+from steelyard.cli.language import LanguageOptions, resolved
 from steelyard.cli.model import DataOptions, load_problem
+from steelyard.cli.recipe import recipe_pairs
 from steelyard.cli.session import RECORDS, Means, Shown, finished_report, provide, session, tell, write_report
 from steelyard.cli.show import table
 from steelyard.errors import DataError, RunError, SettingError
@@ -73,6 +74,7 @@ def verify(  # noqa: PLR0913 - one parameter per option
     bank: options.Bank = None,
     time_budget: options.TimeBudget = None,
     ray: options.Ray = None,
+    recipe: options.RecipeOf = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
     fresh: options.Fresh = False,
@@ -83,10 +85,12 @@ def verify(  # noqa: PLR0913 - one parameter per option
     those that scoring saw, and random controls are always beside. Every finished fit is kept: the same
     command continues.
 
+    Refits of a language model's folder need to know how it was trained: --recipe, here or with attribute.
+
     Example: steelyard verify runs/first --metric lds,qld,brittleness --seeds 5
     """
     shown, means = Shown(quiet=quiet, as_json=as_json, fresh=fresh), Means(bank, time_budget, ray)
-    problem = _problem_of(run)
+    problem = _problem_of(run, recipe_pairs(recipe))
     names = [name.strip() for name in metric.split(",") if name.strip()]
     request: dict[str, Any] = {
         "command": "verify",
@@ -187,8 +191,13 @@ def _settings(given: list[str] | None) -> dict[str, dict[str, str]]:
     return found
 
 
-def _problem_of(run: Path) -> Problem:
-    """The problem of a finished run, from its request; the same data and model, or an error."""
+def _problem_of(run: Path, recipe: dict[str, str]) -> Problem:
+    """The problem of a finished run, from its request; the same data and model, or an error.
+
+    Args:
+        run: Its folder.
+        recipe: How its language model was trained, where the run does not say.
+    """
     manifest = read_manifest(run)
     request = manifest.request
     if "model" not in request:
@@ -196,14 +205,38 @@ def _problem_of(run: Path) -> Problem:
             f"{run} was not made from a model and data that can be loaded again.",
             fix="give a folder that attribute, value or clean wrote; in Python, use steelyard.verify.",
         )
-    problem = load_problem(
+    asked = LanguageOptions(**request.get("language", {}))
+    problem = _same_problem(run, request, asked)
+    if not recipe:
+        return problem
+    if asked.recipe:
+        raise SettingError(
+            f"--recipe, but {run} was made with the recipe {', '.join(f'{k}={v}' for k, v in asked.recipe.items())}.",
+            fix="leave it out; or run the first command with the other recipe and another --out.",
+        )
+    told = resolved(Path(request["model"]), replace(asked, recipe=recipe))
+    again = flow.with_utility(_loaded(request, told), request.get("utility"))
+    learner = again.learner.settings()
+    if not learner.get("trained", True):
+        raise SettingError(
+            f"--recipe describes a model that is to be trained here, but {run} explains {request['model']} as it is.",
+            fix="say how that model was trained: base=DIR, the model before its training; or attribute with --recipe.",
+        )
+    return again
+
+
+def _loaded(request: Mapping[str, Any], language: LanguageOptions) -> Problem:
+    return load_problem(
         request["model"],
         DataOptions(**request["data"]),
         seed=request["seed"],
         trust=request["trust"],
-        language=LanguageOptions(**request.get("language", {})),
+        language=language,
     )
-    problem = flow.with_utility(problem, request.get("utility"))
+
+
+def _same_problem(run: Path, request: Mapping[str, Any], language: LanguageOptions) -> Problem:
+    problem = flow.with_utility(_loaded(request, language), request.get("utility"))
     for name, checksum in problem.checksums().items():
         if request["checksums"][name] != checksum:
             raise DataError(

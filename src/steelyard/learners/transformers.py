@@ -29,12 +29,14 @@ from steelyard.learners.transformers_fits import (
     check_trainable,
     filled,
     is_half,
+    sharing_copy,
     trainable,
     widened,
 )
+from steelyard.learners.transformers_frozen import lower_of
 from steelyard.learners.transformers_labels import class_names, labels_of, outputs_of
 from steelyard.learners.transformers_load import device_of, facts_of, open_model, padding_of, reading_of
-from steelyard.learners.transformers_measure import functions_for, pooled, run
+from steelyard.learners.transformers_measure import frozen_head, functions_for, head_agrees, pooled
 from steelyard.learners.transformers_settings import Files, LoRA, Text
 from steelyard.learners.transformers_spans import SPAN
 from steelyard.learners.transformers_table import TokenTable, numeric_columns
@@ -130,7 +132,12 @@ class Transformers:
         outputs = outputs_of(net) if loaded.task == "classifier" else None
         self._outputs = outputs
         self._classes = None if outputs is None else class_names(net, classes)
-        self._functions = functions_for(loaded.task, reduction, measurement, outputs)
+        self._functions = replace(
+            functions_for(loaded.task, reduction, measurement, outputs),
+            lower=lower_of(net),
+            head=frozen_head(net) if loaded.task == "causal" else "",
+        )
+        self._tried = False
         self._reading = reading_of(loaded, text or Text(), max_length)
         self._lora, self._digest = lora, ""
         self._padding = padding_of(net, loaded.tokenizer)
@@ -225,6 +232,8 @@ class Transformers:
             batch = self._table(examples).batch(rows)
             checks.check_function(what, self._comparable(function), model, batch, examples.take(rows))
         notes += checks.describe_modules(self._net, trains=self._recipe is not None)
+        if self._functions.lower is not None:
+            notes += (self._functions.lower.note(),)
         stages = () if self._recipe is None else stages_of(self._recipe)
         if any(isinstance(stage.recipe, AdamW) and stage.recipe.weight_decay for stage in stages):
             notes += ("AdamW's weight decay is no term of the training loss; curvature leaves it out.",)
@@ -249,7 +258,8 @@ class Transformers:
         if self._recipe is None:
             raise CapabilityError(
                 "this Transformers learner came trained and without a recipe, so it cannot be trained again.",
-                fix="give recipe=AdamW(lr=..., epochs=...) beside trained=True.",
+                fix="give recipe=AdamW(lr=..., epochs=...) beside trained=True; on the command line, say how it was "
+                "trained: --recipe epochs=3,lr=2e-4,batch_size=8 (with --fresh, if this run had begun without).",
             )
         course = self._course(self._recipe, require_examples(examples), weights, seed)
         try:
@@ -283,11 +293,12 @@ class Transformers:
                 "class probabilities need a sequence classifier with several outputs.",
                 fix="use a method without probabilities.",
             )
-        return self._evaluate(fitted, examples, lambda m, b: run(m, b).logits.float().softmax(1)).numpy()
+        return self._evaluate(fitted, examples, self._chances).numpy()
 
     def embed(self, fitted: TorchFitted, examples: Examples) -> Float32[np.ndarray, "example feature"]:
         """The last hidden states, averaged over the tokens that are no padding."""
-        return self._evaluate(fitted, examples, pooled).numpy().astype(np.float32)
+        found = self._evaluate(fitted, examples, lambda m, b: pooled(self._functions, m, b))
+        return found.numpy().astype(np.float32)
 
     def checkpoints(self, fitted: TorchFitted) -> Iterator[tuple[TorchFitted, float]]:
         """Fitted models along the training, each with the sum of learning rates since the one before.
@@ -482,10 +493,24 @@ class Transformers:
                 classes = labels_of(examples, self._outputs, self._classes)
             extra = numeric_columns(examples) if self._functions.measure.function is not None else {}
             device = device_of(self._net)
-            table = TokenTable(examples.ids, encoded, classes, self._padding, device, extra)
+            table = TokenTable(examples.ids, encoded, classes, self._padding, device, extra, self._shorten)
         self._tables[examples] = table
         _forget(self._tables, _REMEMBERED)
         return table
+
+    def _shorten(self, batch: dict[str, Tensor]) -> None:
+        """Let passes leave out what is frozen, where that is seen to change nothing."""
+        if not self._tried and "labels" in batch:
+            self._tried = True
+            if self._functions.head and not head_agrees(
+                self._functions, sharing_copy(self._net).eval(), batch
+            ):
+                self._functions = replace(self._functions, head="")
+        if self._functions.lower is not None:
+            self._functions.lower.add_to(batch, self._functions.loss)
+
+    def _chances(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self._functions.run(model, batch).logits.float().softmax(1)
 
     def _comparable(
         self, function: Callable[[nn.Module, Batch], Tensor]
@@ -513,7 +538,9 @@ class Transformers:
         self.fingerprint()  # of the model as it was given, whenever it is asked for
         self._net, name = widened(self._net)
         self._begin = replace(self._begin, net=self._net)
+        self._functions = replace(self._functions, lower=lower_of(self._net))
         self._modules.clear()
+        self._tables.clear()
         self._dtype = f"{name}, because {reason}"
         self._notes += (f"{reason}: everything is computed in {name} instead.",)
 

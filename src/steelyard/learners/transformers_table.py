@@ -1,6 +1,6 @@
 """Encoded examples as batches of tensors, padded on the right to the longest of the batch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ class TokenTable:
         padding: Token that fills up shorter examples. It changes nothing: it is neither attended to nor predicted.
         device: Where batches go.
         extra: Further numeric columns, for a user's own functions.
+        states: Puts into a batch what frozen lower layers make of it; None if there are none.
     """
 
     ids: np.ndarray
@@ -34,6 +35,7 @@ class TokenTable:
     padding: int
     device: torch.device
     extra: Mapping[str, Tensor]
+    states: Callable[[dict[str, Tensor]], None] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,7 +65,10 @@ class TokenTable:
         index = torch.from_numpy(chosen)
         if self.classes is not None:
             batch["labels"] = self.classes[index].to(self.device)
-        return batch | {name: values[index].to(self.device) for name, values in self.extra.items()}
+        batch |= {name: values[index].to(self.device) for name, values in self.extra.items()}
+        if self.states is not None:
+            self.states(batch)
+        return batch
 
     def stream(self, rows: np.ndarray, size: int) -> Iterator[dict[str, Tensor]]:
         """The rows in batches of at most ``size``."""
