@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from steelyard.errors import CapabilityError, FitError, ModelError, SettingError
 from steelyard.learners import sklearn_fit, sklearn_measures, sklearn_together
+from steelyard.learners.last_layer import LastLayer
 from steelyard.learners.sklearn_course import follow
 from steelyard.learners.sklearn_inputs import Features, check_inputs, check_labels, resolve, table
 from steelyard.learners.sklearn_linear import LinearGradients
@@ -277,6 +278,20 @@ class Sklearn:
             return _last_step(fitted.estimator, table(examples, fitted.form))[1]
 
         return LinearGradients(as_linear(last), inputs, self._measurement, named, notes)
+
+    def last_layer(self, fitted: SklearnFitted) -> LastLayer:
+        """A fitted linear model as such; in a pipeline, on what its transformers give.
+
+        Raises:
+            CapabilityError: For all other estimators.
+        """
+        last, _ = _last_step(fitted.estimator, None)
+        model = as_linear(last)
+
+        def features(examples: Examples) -> Any:
+            return model.columns(_last_step(fitted.estimator, table(examples, fitted.form))[1])
+
+        return LastLayer(model, features, whole=True)
 
     def hessian(
         self,

@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from steelyard.score.nn_cift import NNCIFT as NNCIFT
     from steelyard.score.refined import EKFACCG as EKFACCG
     from steelyard.score.replay import Replay as Replay
+    from steelyard.score.representers import RPS as RPS
+    from steelyard.score.representers import RPSLJE as RPSLJE
     from steelyard.score.self_influence import SelfInfluence as SelfInfluence
     from steelyard.score.solvers import CG as CG
     from steelyard.score.solvers import Arnoldi as Arnoldi
@@ -127,6 +129,8 @@ METHODS: Mapping[str, str] = {
     "group_mates": "steelyard.score.mates:GroupMATES",
     "nn_cift": "steelyard.score.nn_cift:NNCIFT",
     "gptfluence": "steelyard.score.gptfluence:GPTfluence",
+    "rps": "steelyard.score.representers:RPS",
+    "rps_lje": "steelyard.score.representers:RPSLJE",
 }
 """Name on the command line to ``module:Class``."""
 
