@@ -92,6 +92,15 @@ class HasLastLayer(Protocol):
 
 
 @runtime_checkable
+class HasFactors(Protocol):
+    """Predicts ratings from factors of users and items."""
+
+    def predict(self, fitted: Any, examples: Examples) -> np.ndarray:
+        """``float64[" example"]`` Ratings; the fitted model is a ``learners.factorisation.FactorisationFitted``."""
+        ...
+
+
+@runtime_checkable
 class HasCheckpoints(Protocol):
     """Keeps states from along the training."""
 

@@ -106,6 +106,9 @@ def problem(name: str) -> Problem:
     if name == "class_wise_shapley":
         return Problem(Sklearn(LogisticRegression(), measurement="accuracy"), *tables())
     # These ask for a training, everybody else is asked about the same given parameters.
+    if name == "high_dim_representers":
+        sparse = LogisticRegression(C=1.0, l1_ratio=1.0, solver="liblinear", tol=1e-8, random_state=0)
+        return Problem(Sklearn(sparse), *tables())
     if name in LEXICAL:
         return Problem(Sklearn(make_pipeline(TfidfVectorizer(), LogisticRegression())), *texts())
     train, query = tables()

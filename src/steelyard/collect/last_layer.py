@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
@@ -103,17 +103,20 @@ class Optimum:
     Attributes:
         model: Weights at the minimum, and the penalties on the summed objective.
         slopes: Weight times derivative of every training example's loss in the outputs, there.
+        l1: Penalties on the sizes of the weights, on the summed objective.
     """
 
     model: Linear
     slopes: Float[np.ndarray, "train output"]
+    l1: Float[np.ndarray, "output column"]
 
 
 def fit_last_layer(read: Read, train: Examples, *, targets: Targets, penalty: float) -> Optimum:
     """Fit the layer, from its own weights, to the minimum of weighted losses plus penalty.
 
-    The objective is ``sum_i w_i loss_i + 1/2 sum penalty * weights^2``. Where the layer has a penalty of its own
-    (scikit-learn's models) that one stays and ``penalty`` is not used.
+    The objective is ``sum_i w_i loss_i + 1/2 sum penalty * weights^2 + sum l1 * |weights|``. With an l1 penalty
+    the weights that are 0 stay so, and the others keep their signs: the given ones are near the minimum. Where the
+    layer has a penalty of its own (scikit-learn's models) that one stays and ``penalty`` is not used.
 
     Args:
         read: The layer and the training side.
@@ -126,16 +129,20 @@ def fit_last_layer(read: Read, train: Examples, *, targets: Targets, penalty: fl
         CapabilityError: If nothing is penalised: a model without a penalty has no representers.
     """
     model, weights = read.layer.model, train.weights()
+    l1 = np.zeros_like(model.penalty) if read.layer.l1 is None else read.layer.l1
+    if read.layer.averaged:
+        l1, model = l1 * weights.sum(), replace(model, penalty=model.penalty * weights.sum())
     if not read.layer.whole:
         model = replace(model, penalty=np.full_like(model.penalty, 2.0 * penalty * weights.sum()))
-    if not (model.penalty > 0).any():
+    if not ((model.penalty > 0) | (l1 > 0)).any():
         raise CapabilityError(
             "representers need a penalty on the weights, and this model has none.",
             fix="use Ridge instead of LinearRegression, or gauss_newton.",
         )
     soft = targets == "model" or (targets == "auto" and not read.layer.whole)
     wanted = _wanted(model, read.train, train.labels(), soft=soft)
-    objective = _Objective(model, read.train, weights, wanted)
+    free = (l1 == 0) | (model.weights != 0)
+    objective = _Objective(model, read.train, weights, wanted, l1 * np.sign(model.weights), free)
     found = minimize(
         objective.value_and_gradient,
         model.weights.ravel(),
@@ -145,7 +152,7 @@ def fit_last_layer(read: Read, train: Examples, *, targets: Targets, penalty: fl
         options={"gtol": 1e-11 * max(1.0, float(weights.sum())), "maxiter": 500},
     )
     best = replace(model, weights=found.x.reshape(model.weights.shape))
-    return Optimum(best, objective.slopes(best.weights))
+    return Optimum(best, objective.slopes(best.weights), l1)
 
 
 def _wanted(model: Linear, columns: Inputs, labels: np.ndarray, *, soft: bool) -> np.ndarray:
@@ -176,6 +183,8 @@ class _Objective:
     columns: Inputs
     weights: Float[np.ndarray, " train"]
     wanted: Float[np.ndarray, "train output"]
+    tilt: Float[np.ndarray, "output column"]
+    free: Bool[np.ndarray, "output column"]
 
     def slopes(self, parameters: np.ndarray) -> np.ndarray:
         """Weighted derivatives of the losses in the outputs."""
@@ -192,10 +201,9 @@ class _Objective:
         parameters = flat.reshape(self.model.weights.shape)
         outputs = self._outputs(parameters)
         pull = self.model.penalty * parameters
-        gradient = np.asarray(self.columns.T @ self.slopes(parameters)).T + pull
-        return float(self.weights @ self._losses(outputs)) + 0.5 * float(
-            (pull * parameters).sum()
-        ), gradient.ravel()
+        gradient = np.asarray(self.columns.T @ self.slopes(parameters)).T + pull + self.tilt
+        penalties = float(((0.5 * pull + self.tilt) * parameters).sum())
+        return float(self.weights @ self._losses(outputs)) + penalties, (gradient * self.free).ravel()
 
     def product(self, flat: np.ndarray, direction: np.ndarray) -> np.ndarray:
         """Of the Hessian with a direction."""
@@ -212,7 +220,7 @@ class _Objective:
         else:
             bent = 2.0 * moved * (self.wanted * outputs < 1.0)
         total = np.asarray(self.columns.T @ (bent * self.weights[:, None])).T
-        return (total + self.model.penalty * direction.reshape(shape)).ravel()
+        return ((total + self.model.penalty * direction.reshape(shape)) * self.free).ravel()
 
     def _outputs(self, parameters: np.ndarray) -> np.ndarray:
         return np.asarray(self.columns @ parameters.T)
@@ -236,4 +244,4 @@ def products(left: Inputs, right: Any) -> Float[np.ndarray, "left right"]:
 
 def dense(columns: Any) -> np.ndarray:
     """Columns written out, sparse or not."""
-    return columns.toarray() if isinstance(columns, sparse.csr_array) else np.asarray(columns)
+    return columns.toarray() if sparse.issparse(columns) else np.asarray(columns)

@@ -19,12 +19,16 @@ from steelyard.learners.transformers_settings import LoRA as LoRA
 from steelyard.learners.transformers_settings import Text as Text
 
 if TYPE_CHECKING:
+    from steelyard.learners.factorisation import Factorisation as Factorisation
+    from steelyard.learners.factorisation import ratings_of as ratings_of
     from steelyard.learners.sklearn import Sklearn as Sklearn
     from steelyard.learners.torch import Torch as Torch
     from steelyard.learners.torch_losses import Loss as Loss
     from steelyard.learners.transformers import Transformers as Transformers
 
 _HOMES = {
+    "Factorisation": "steelyard.learners.factorisation",
+    "ratings_of": "steelyard.learners.factorisation",
     "Loss": "steelyard.learners.torch_losses",
     "Sklearn": "steelyard.learners.sklearn",
     "Torch": "steelyard.learners.torch",
@@ -36,6 +40,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Factorisation",
     "Files",
     "LoRA",
     "Loss",
@@ -45,6 +50,7 @@ __all__ = [
     "Text",
     "Torch",
     "Transformers",
+    "ratings_of",
 ]
 
 

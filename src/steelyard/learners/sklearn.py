@@ -1,7 +1,7 @@
 """The scikit-learn learner: any classifier or regressor with ``fit``, alone or in a pipeline."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,6 +22,7 @@ from steelyard.learners.sklearn_linear import LinearGradients
 from steelyard.learners.sklearn_measures import Custom, Named
 from steelyard.learners.sklearn_objectives import LINEAR, as_linear, hessian, refusal, stationarity
 from steelyard.learners.sklearn_repeatability import repeatability
+from steelyard.learners.sklearn_sparse import penalised
 from steelyard.records import Examples, Measurement
 
 _FORMS = ("auto", "array", "text", "polars", "pandas")
@@ -285,13 +286,12 @@ class Sklearn:
         Raises:
             CapabilityError: For all other estimators.
         """
-        last, _ = _last_step(fitted.estimator, None)
-        model = as_linear(last)
+        layer = penalised(_last_step(fitted.estimator, None)[0])
 
         def features(examples: Examples) -> Any:
-            return model.columns(_last_step(fitted.estimator, table(examples, fitted.form))[1])
+            return layer.model.columns(_last_step(fitted.estimator, table(examples, fitted.form))[1])
 
-        return LastLayer(model, features, whole=True)
+        return replace(layer, features=features)
 
     def hessian(
         self,

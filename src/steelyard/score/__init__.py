@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from steelyard.score.gradient_products import GradDot as GradDot
     from steelyard.score.gradient_products import TracIn as TracIn
     from steelyard.score.group_influence import GroupInfluence as GroupInfluence
+    from steelyard.score.high_dim_representers import HighDimRepresenters as HighDimRepresenters
     from steelyard.score.knn_shapley import KNNShapley as KNNShapley
     from steelyard.score.kronecker import EKFAC as EKFAC
     from steelyard.score.kronecker import KFAC as KFAC
@@ -131,6 +132,7 @@ METHODS: Mapping[str, str] = {
     "gptfluence": "steelyard.score.gptfluence:GPTfluence",
     "rps": "steelyard.score.representers:RPS",
     "rps_lje": "steelyard.score.representers:RPSLJE",
+    "high_dim_representers": "steelyard.score.high_dim_representers:HighDimRepresenters",
 }
 """Name on the command line to ``module:Class``."""
 

@@ -25,7 +25,7 @@ from steelyard.collect.last_layer import (
     products,
     read_last_layer,
 )
-from steelyard.errors import NumericsError, SettingError
+from steelyard.errors import CapabilityError, NumericsError, SettingError
 from steelyard.learners.sklearn_objectives import hessian
 from steelyard.problem import Problem
 from steelyard.records import Cost, Scores
@@ -98,7 +98,7 @@ class RPS:
 
     def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
         """Contribution of every training example to every query, in logits."""
-        return _named(score_pairs(self, problem, run))
+        return named(score_pairs(self, problem, run))
 
     def unit(self, problem: Problem) -> str:
         """That of the outputs of a classifier; scores of a regressor are in units of its target."""
@@ -111,6 +111,7 @@ class RPS:
     def prepare(self, problem: Problem, run: Run) -> Decomposed:
         """The last layer at its optimum, as a sum."""
         read = read_last_layer(problem, run, method="RPS", asked=self.asked)
+        _refuse_l1(read, method="RPS")
         best = fit_last_layer(read, problem.train, targets=self.targets, penalty=self.penalty)
         penalised = (best.model.penalty > 0).all(axis=0)
         alpha = -best.slopes / best.model.penalty[:, penalised][:, :1].T
@@ -208,7 +209,7 @@ class RPSLJE:
 
     def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
         """Contribution of every training example to every query, in logits."""
-        return _named(score_pairs(self, problem, run))
+        return named(score_pairs(self, problem, run))
 
     def unit(self, problem: Problem) -> str:
         """That of the outputs of a classifier; scores of a regressor are in units of its target."""
@@ -225,6 +226,7 @@ class RPSLJE:
             NumericsError: If the curvature has no inverse.
         """
         read = read_last_layer(problem, run, method="RPSLJE", asked=self.asked)
+        _refuse_l1(read, method="RPSLJE")
         given, labels = read.layer.model, problem.train.labels()
         weights = problem.train.weights()
         total = weights.sum()
@@ -278,12 +280,21 @@ class RPSLJE:
         return 0.0 if penalised else 1e-3 * float(np.diag(curvature).mean())
 
 
+def _refuse_l1(read: Read, *, method: str) -> None:
+    """CapabilityError where an l1 penalty makes the sum another one."""
+    if read.layer.l1 is not None:
+        raise CapabilityError(
+            f"{method} is for l2 penalties, and this model has an l1 penalty.",
+            fix="use high_dim_representers.",
+        )
+
+
 def _width(model: Any) -> int:
     """Columns without the constant, which the Hessian adds itself."""
     return model.weights.shape[1] - (model.constant is not None)
 
 
-def _named(scores: Scores) -> Scores:
+def named(scores: Scores) -> Scores:
     """The scores with what they decompose as their measurement."""
     explained = PRE_ACTIVATION if scores.provenance.resolved["explains"] == "pre-activation" else PREDICTION
     return replace(scores, measurement=explained, unit=explained.unit)
