@@ -6,6 +6,7 @@ Here lives one file per kind of plan. A plan is a proposal: nothing is changed, 
 from steelyard.act.draw import draw as draw
 from steelyard.act.drop import drop as drop
 from steelyard.act.keep import keep as keep
+from steelyard.act.prune_by_kernel import PruneByKernel as PruneByKernel
 from steelyard.act.relabel import relabel as relabel
 from steelyard.act.select_for_target import select_for_target as select_for_target
 from steelyard.collect.designs import random_like as random_like

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from steelyard.score.less import LESS as LESS
     from steelyard.score.logra import GraSS as GraSS
     from steelyard.score.logra import LoGra as LoGra
+    from steelyard.score.lpntk import LpNTK as LpNTK
     from steelyard.score.mates import MATES as MATES
     from steelyard.score.mates import GroupMATES as GroupMATES
     from steelyard.score.memorization import Memorization as Memorization
@@ -133,6 +134,7 @@ METHODS: Mapping[str, str] = {
     "rps": "steelyard.score.representers:RPS",
     "rps_lje": "steelyard.score.representers:RPSLJE",
     "high_dim_representers": "steelyard.score.high_dim_representers:HighDimRepresenters",
+    "lpntk": "steelyard.score.lpntk:LpNTK",
 }
 """Name on the command line to ``module:Class``."""
 
