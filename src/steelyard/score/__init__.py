@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from steelyard.score.gradient_products import TracIn as TracIn
     from steelyard.score.group_influence import GroupInfluence as GroupInfluence
     from steelyard.score.high_dim_representers import HighDimRepresenters as HighDimRepresenters
+    from steelyard.score.inffeed import InfFeed as InfFeed
     from steelyard.score.knn_shapley import KNNShapley as KNNShapley
     from steelyard.score.kronecker import EKFAC as EKFAC
     from steelyard.score.kronecker import KFAC as KFAC
@@ -135,6 +136,7 @@ METHODS: Mapping[str, str] = {
     "rps_lje": "steelyard.score.representers:RPSLJE",
     "high_dim_representers": "steelyard.score.high_dim_representers:HighDimRepresenters",
     "lpntk": "steelyard.score.lpntk:LpNTK",
+    "inffeed": "steelyard.score.inffeed:InfFeed",
 }
 """Name on the command line to ``module:Class``."""
 
