@@ -8,6 +8,7 @@ examples are never the trusted ones that a system sees. Real tasks: scikit-learn
 cancer and wine (logistic regression) with a fifth of the labels changed; poisoned digits for the defence.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -63,7 +64,7 @@ def _table(title: str, found: dict[str, Any]) -> None:
     show(title, ("system", "effect", "95 %"), rows)
 
 
-def _digits(reduced: bool) -> tuple[np.ndarray, np.ndarray, Any]:
+def _digits(*, reduced: bool) -> tuple[np.ndarray, np.ndarray, Any]:
     import torch
     from sklearn.datasets import load_digits
 
@@ -86,7 +87,7 @@ def _task(name: str, *, reduced: bool) -> tuple[np.ndarray, np.ndarray, Any]:
     from sklearn import datasets
 
     if name == "digits":
-        return _digits(reduced)
+        return _digits(reduced=reduced)
     return _linear(datasets.load_breast_cancer if name == "breast cancer" else datasets.load_wine)
 
 
@@ -96,7 +97,7 @@ TASKS = ("digits", "breast cancer", "wine")
 def split(task: str, draw: int, *, reduced: bool) -> dict[str, Any]:
     """Noisy training examples, trusted queries and test examples of one draw."""
     x, y, learner = _task(task, reduced=reduced)
-    generator = np.random.default_rng(draw)
+    generator = np.random.default_rng(1000 + draw)  # defaults were looked at on seeds below
     order = generator.permutation(len(y))[: 300 if reduced else 900]
     third = len(order) // 3
     train, query, test = order[:third], order[third : 2 * third], order[2 * third :]
@@ -153,12 +154,14 @@ def hardened_digits(attack: str, *, draw: int, reduced: bool) -> dict[str, float
     model that the attacker has. Targeted: images of one digit move, in what the last layer reads, to a test image
     of another digit; the loss is that of this image.
     """
-    x, y, learner = _digits(reduced)
+    x, y, learner = _digits(reduced=reduced)
     generator = np.random.default_rng(draw)
     order = generator.permutation(len(y))[: 450 if reduced else 1200]
     train, query, test = np.split(order, [len(order) // 2, 3 * len(order) // 4])
     clean = sy.read((x[train], y[train]))
     model = learner.load(learner.fit(clean, seed=100 + draw))
+    if attack == "targeted":
+        learner = _last_layer_only(model, reduced=reduced)
     poisoned, asked = _poisoned(attack, model, (x, y), (train, test), generator)
     problem = sy.Problem(learner, (poisoned, y[train]), (x[query], y[query]), seed=draw)
     system = sy.act.Harden(fraction=0.5, step=0.05, limit=0.1, rounds=2)
@@ -180,7 +183,17 @@ def hardened_digits(attack: str, *, draw: int, reduced: bool) -> dict[str, float
         found[name] = float(np.mean([learner.loss(fit, asked).mean() for fit in fits]))
         right = [learner.probabilities(fit, everything).argmax(axis=1) == y[test] for fit in fits]
         found[f"accuracy {name}"] = float(np.mean(right))
+        seen = [learner.probabilities(fit, asked).argmax(axis=1) == asked.labels() for fit in fits]
+        found[f"accuracy on the attacked, {name}"] = float(np.mean(seen))
     return found
+
+
+def _last_layer_only(model: Any, *, reduced: bool) -> Any:
+    body = copy.deepcopy(model)
+    for parameter in body[0].parameters():
+        parameter.requires_grad_(requires_grad=False)
+    recipe = sy.learners.SGD(lr=0.1, momentum=0.9, epochs=6 if reduced else 15, batch_size=32)
+    return sy.learners.Torch(body, recipe=recipe, start="given")
 
 
 def _poisoned(
@@ -210,12 +223,12 @@ def _poisoned(
         def badness(images: Any) -> Any:
             return ((model[:-1](images) - wanted) ** 2).sum()
 
-    start = poisoned[chosen]
+    start, limit, steps = poisoned[chosen], *((0.25, 10) if attack == "untargeted" else (0.6, 60))
     images = start.clone()
-    for _ in range(10):
+    for _ in range(steps):
         images.requires_grad_()
         (slope,) = torch.autograd.grad(badness(images), images)
-        images = (images.detach() - 0.05 * slope.sign()).clamp(start - 0.25, start + 0.25).clamp(0, 1)
+        images = (images.detach() - 0.05 * slope.sign()).clamp(start - limit, start + limit).clamp(0, 1)
     poisoned[chosen] = images.detach()
     return poisoned.numpy(), asked
 
