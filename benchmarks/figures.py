@@ -374,7 +374,40 @@ def _trees(found: Mapping[str, Any]) -> list[str]:
     return lines + _table(("library", "task", "method", "Spearman with leave-one-out", "LDS"), removals)
 
 
+def _explained(found: Mapping[str, Any]) -> list[str]:
+    parts = [*found["plans"].items(), *((f"{name} poisoning", one) for name, one in found["defence"].items())]
+    rows: list[tuple[Any, ...]] = []
+    for task, systems in parts:
+        for name, row in systems.items():
+            if "effect" in row:
+                low, high = row["interval"]
+                verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart from random"
+                rows.append((task, name, f"{row['effect']:+.3f}", f"{low:+.3f} to {high:+.3f}", verdict))
+    lines = [*_table(("task", "system", "nats saved", "95 %", "verdict"), rows), ""]
+    for name, one in found["defence"].items():
+        seen = {key: value for key, value in one["accuracy"].items() if "attacked" in key}
+        lines.append(f"{name}: " + "; ".join(f"{key} {value:.2f}" for key, value in seen.items()) + ".")
+    return lines
+
+
+def _demonstrations(found: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (
+            name,
+            f"{row['nats']:.3f}",
+            f"{row['accuracy']:.3f}",
+            f"{row['effect']:+.3f}" if "effect" in row else "",
+            "{:+.3f} to {:+.3f}".format(*row["interval"]) if "interval" in row else "",
+        )
+        for name, row in found.items()
+    ]
+    head = ("demonstrations", "log-probability of the right word", "accuracy", "beyond random, nats", "95 %")
+    return _table(head, rows)
+
+
 _SECTIONS = {
+    "explained": _explained,
+    "demonstrations": _demonstrations,
     "digits": _digits,
     "passages": _digits,
     "ekfac": _ekfac,

@@ -83,6 +83,24 @@ class HasEmbeddings(Protocol):
 
 
 @runtime_checkable
+class HasLastLayer(Protocol):
+    """Predicts by a linear layer on features."""
+
+    def last_layer(self, fitted: Any) -> Any:
+        """That layer at this model: a ``learners.last_layer.LastLayer``; CapabilityError where there is none."""
+        ...
+
+
+@runtime_checkable
+class HasFactors(Protocol):
+    """Predicts ratings from factors of users and items."""
+
+    def predict(self, fitted: Any, examples: Examples) -> np.ndarray:
+        """``float64[" example"]`` Ratings; the fitted model is a ``learners.factorisation.FactorisationFitted``."""
+        ...
+
+
+@runtime_checkable
 class HasCheckpoints(Protocol):
     """Keeps states from along the training."""
 
@@ -358,6 +376,7 @@ _Capability = TypeVar("_Capability")
 _PHRASES = {
     "HasPredictions": "class probabilities",
     "HasEmbeddings": "embeddings",
+    "HasLastLayer": "a last linear layer",
     "HasCheckpoints": "training checkpoints",
     "HasEpochs": "a training that can be followed epoch by epoch",
     "HasExtraClass": "a class more than the labels have",

@@ -37,6 +37,7 @@ BRIEF = {
     "label_consensus": {"repeats": "1", "seeds": "1"},
     "bayesian": {"base": "grad_dot", "draws": "3"},
     "nn_cift": {"base": "grad_dot"},
+    "inffeed": {"base": "grad_dot", "folds": "2"},
     "gptfluence": {"runs": "2", "tested": "1", "components": "2"},
     "group_mates": {"groups": "10", "size": "3"},
     "memorization": {"fits": "20", "fraction": "0.5"},
@@ -68,6 +69,7 @@ EXCEPTIONS = {
     ("random", "copies"): "every id draws its own number",
     ("leave_one_out", "copies"): "minibatch training treats two copies at different steps of an epoch",
     ("self_confidence", "copies"): "two copies may be in different folds",
+    ("inffeed", "copies"): "two copies may be in different folds",
     ("label_consensus", "copies"): "two copies may be in different folds",
     ("replay", "copies"): "minibatch training treats two copies at different steps of an epoch",
 }
@@ -111,6 +113,9 @@ def problem(name: str) -> Problem:
     # These ask for a training, everybody else is asked about the same given parameters.
     if name in ON_LEAVES:
         return planted_problem(Planted("softmax", 3, scale=1.5, rounds=3), 18, 4, copy=(5, 2))
+    if name == "high_dim_representers":
+        sparse = LogisticRegression(C=1.0, l1_ratio=1.0, solver="liblinear", tol=1e-8, random_state=0)
+        return Problem(Sklearn(sparse), *tables())
     if name in LEXICAL:
         return Problem(Sklearn(make_pipeline(TfidfVectorizer(), LogisticRegression())), *texts())
     train, query = tables()

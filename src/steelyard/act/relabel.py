@@ -9,7 +9,11 @@ from steelyard.act.ranking import by_harm, provenance, reasons, size_of
 from steelyard.errors import DataError, SettingError, ShapeError
 from steelyard.records import Examples, Plan, Scores
 
-PredictedBy = Literal["models that did not see the example", "the model that learned it"]
+PredictedBy = Literal[
+    "models that did not see the example",
+    "the model that learned it",
+    "votes of the examples that influence it most",
+]
 
 
 def relabel(

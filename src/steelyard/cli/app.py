@@ -6,8 +6,10 @@ import typer
 
 from steelyard.cli.attribute import attribute
 from steelyard.cli.bank import bank
+from steelyard.cli.choose import choose
 from steelyard.cli.clean import clean
 from steelyard.cli.demo import demo
+from steelyard.cli.harden import harden
 from steelyard.cli.index import index
 from steelyard.cli.leaderboard import leaderboard
 from steelyard.cli.methods import methods
@@ -45,7 +47,7 @@ def steelyard(
     """
 
 
-for _command in (attribute, value, clean, verify, leaderboard, report, methods, demo):
+for _command in (attribute, value, clean, harden, choose, verify, leaderboard, report, methods, demo):
     app.command()(_command)
 app.add_typer(index)
 app.add_typer(bank)

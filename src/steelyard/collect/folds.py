@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from steelyard.errors import DataError, SettingError, ShapeError
-from steelyard.problem import HasPredictions, Problem, require
+from steelyard.problem import HasPredictions, HasVariants, Problem, require
 from steelyard.run import Run, generator, stream
 from steelyard.run.progress import Progress
 
@@ -55,7 +55,7 @@ def held_out_probabilities(
 def _repeat(
     learner: HasPredictions, problem: Problem, run: Run, *, folds: int, repeat: int, progress: Progress
 ) -> np.ndarray:
-    fold = _assign(problem, folds, repeat)
+    fold = deal(problem, folds, repeat)
     about = f"{problem.mark()}-{folds}"
     about += f"-{repeat}" if repeat else ""
     parts: list[np.ndarray] = []
@@ -77,8 +77,12 @@ def _repeat(
     return found
 
 
-def _assign(problem: Problem, folds: int, repeat: int) -> Int[np.ndarray, " train"]:
-    """Fold of every training example: shuffled, then dealt out label by label."""
+def deal(problem: Problem, folds: int, repeat: int = 0) -> Int[np.ndarray, " train"]:
+    """Fold of every training example: shuffled, then dealt out label by label.
+
+    Raises:
+        DataError: If the labels are no classes, or a class has a single example.
+    """
     labels = problem.train.labels()
     if labels.dtype.kind == "f":
         raise DataError(
@@ -110,3 +114,19 @@ def _predict(  # noqa: PLR0913 - one fold of one repeat of one problem
     run.spend(fits=1)
     held_out = problem.train.take(np.flatnonzero(fold == k))
     return {"probabilities": np.asarray(learner.probabilities(fitted, held_out), dtype=np.float64)}
+
+
+def without_fold(problem: Problem, fold: Int[np.ndarray, " train"], k: int, run: Run) -> Problem:
+    """A problem whose queries are the examples of one fold, and whose model was trained on all others.
+
+    Cost: a fit.
+
+    Raises:
+        CapabilityError: If the learner cannot be asked about another model.
+    """
+    learner = require(problem.learner, HasVariants, method="without_fold", instead="self_confidence")
+    rest = problem.train.take(np.flatnonzero(fold != k))
+    fitted = problem.learner.fit(rest, seed=stream(problem.seed, "folds", k))
+    run.spend(fits=1)
+    held_out = problem.train.take(np.flatnonzero(fold == k))
+    return Problem(learner.explaining(fitted), rest, held_out, seed=problem.seed)

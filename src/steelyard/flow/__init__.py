@@ -6,6 +6,8 @@ Everything here puts together what the stages offer, and nothing here computes.
 from steelyard.flow.banking import bank_facts as bank_facts
 from steelyard.flow.banking import build_bank as build_bank
 from steelyard.flow.banking import use_bank as use_bank
+from steelyard.flow.choosing import Demonstrations as Demonstrations
+from steelyard.flow.choosing import choose as choose
 from steelyard.flow.cleaning import clean as clean
 from steelyard.flow.cleaning import issues as issues
 from steelyard.flow.indexing import IndexAnswer as IndexAnswer

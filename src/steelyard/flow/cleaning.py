@@ -6,12 +6,14 @@ import numpy as np
 
 from steelyard import act, report
 from steelyard.collect.folds import held_out_probabilities
-from steelyard.errors import CapabilityError, DataError
+from steelyard.errors import CapabilityError, DataError, SettingError
 from steelyard.flow.problems import problem_of
 from steelyard.flow.scoring import AUTO, first_possible, is_class, scores_by, with_predictions
 from steelyard.problem import HasPredictions, Problem
 from steelyard.records import Plan, Report, Scores
 from steelyard.run import Run, in_memory
+from steelyard.score import by_name
+from steelyard.score.inffeed import InfFeed
 
 if TYPE_CHECKING:
     import polars as pl
@@ -65,8 +67,12 @@ def clean(  # noqa: PLR0913 - data, method and share, all named
     if trusted:
         scores.append(scores_by(AUTO, problem, run))
     plans = [act.drop(scores[0], fraction=fraction)]
-    relabelling = propose_labels(problem, scores[0], fraction=fraction, run=run)
-    plans += [] if relabelling is None else [relabelling]
+    asked = by_name(method) if isinstance(method, str) and not usual else method
+    if isinstance(asked, InfFeed):
+        plans += adjust_labels(problem, asked, scores, fraction=fraction, trusted=trusted, run=run)
+    else:
+        relabelling = propose_labels(problem, scores[0], fraction=fraction, run=run)
+        plans += [] if relabelling is None else [relabelling]
     return report.build(
         scores,
         *plans,
@@ -99,6 +105,39 @@ def propose_labels(problem: Problem, scores: Scores, *, fraction: float, run: Ru
         predicted_by="models that did not see the example",
         fraction=fraction,
     )
+
+
+def adjust_labels(  # noqa: PLR0913 - a method's own proposals, all named
+    problem: Problem, method: InfFeed, scores: list[Scores], *, fraction: float, trusted: bool, run: Run
+) -> list[Plan]:
+    """Labels by the votes of influencers, and a review queue where the method names a column of silver labels.
+
+    Args:
+        problem: Whose training labels they are.
+        method: With its settings.
+        scores: Those of the method first; those against trusted queries last.
+        fraction: Share of the training examples to look at.
+        trusted: Whether the queries are trusted, so that a queue can be made.
+        run: Where votes are kept.
+
+    Raises:
+        SettingError: If there is a column of silver labels but no trusted queries.
+    """
+    adjusted = act.relabel(
+        scores[0],
+        problem.train,
+        probabilities=method.votes(problem, run),
+        predicted_by="votes of the examples that influence it most",
+        fraction=fraction,
+    )
+    if not method.silver:
+        return [adjusted]
+    if not trusted:
+        raise SettingError(
+            "a review queue of silver labels needs trusted queries.",
+            fix="give --query FILE with gold labels.",
+        )
+    return [adjusted, act.review(scores[-1], problem.train, silver=method.silver)]
 
 
 def issues(report: Report) -> "pl.DataFrame":

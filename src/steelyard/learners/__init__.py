@@ -20,6 +20,8 @@ from steelyard.learners.transformers_settings import Text as Text
 
 if TYPE_CHECKING:
     from steelyard.learners.boosted import Boosted as Boosted
+    from steelyard.learners.factorisation import Factorisation as Factorisation
+    from steelyard.learners.factorisation import ratings_of as ratings_of
     from steelyard.learners.sklearn import Sklearn as Sklearn
     from steelyard.learners.torch import Torch as Torch
     from steelyard.learners.torch_losses import Loss as Loss
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Boosted": "steelyard.learners.boosted",
+    "Factorisation": "steelyard.learners.factorisation",
+    "ratings_of": "steelyard.learners.factorisation",
     "Loss": "steelyard.learners.torch_losses",
     "Sklearn": "steelyard.learners.sklearn",
     "Torch": "steelyard.learners.torch",
@@ -39,6 +43,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Boosted",
+    "Factorisation",
     "Files",
     "LoRA",
     "Loss",
@@ -48,6 +53,7 @@ __all__ = [
     "Text",
     "Torch",
     "Transformers",
+    "ratings_of",
 ]
 
 

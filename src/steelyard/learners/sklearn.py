@@ -1,7 +1,7 @@
 """The scikit-learn learner: any classifier or regressor with ``fit``, alone or in a pipeline."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,12 +15,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from steelyard.errors import CapabilityError, FitError, ModelError, SettingError
 from steelyard.learners import sklearn_fit, sklearn_measures, sklearn_together
+from steelyard.learners.last_layer import LastLayer
 from steelyard.learners.sklearn_course import follow
 from steelyard.learners.sklearn_inputs import Features, check_inputs, check_labels, resolve, table
 from steelyard.learners.sklearn_linear import LinearGradients
 from steelyard.learners.sklearn_measures import Custom, Named
 from steelyard.learners.sklearn_objectives import LINEAR, as_linear, hessian, refusal, stationarity
 from steelyard.learners.sklearn_repeatability import repeatability
+from steelyard.learners.sklearn_sparse import penalised
 from steelyard.records import Examples, Measurement
 
 _FORMS = ("auto", "array", "text", "polars", "pandas")
@@ -277,6 +279,19 @@ class Sklearn:
             return _last_step(fitted.estimator, table(examples, fitted.form))[1]
 
         return LinearGradients(as_linear(last), inputs, self._measurement, named, notes)
+
+    def last_layer(self, fitted: SklearnFitted) -> LastLayer:
+        """A fitted linear model as such; in a pipeline, on what its transformers give.
+
+        Raises:
+            CapabilityError: For all other estimators.
+        """
+        layer = penalised(_last_step(fitted.estimator, None)[0])
+
+        def features(examples: Examples) -> Any:
+            return layer.model.columns(_last_step(fitted.estimator, table(examples, fitted.form))[1])
+
+        return replace(layer, features=features)
 
     def hessian(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from steelyard.errors import CapabilityError, ModelError, SettingError
 from steelyard.learners import torch_checks as checks
+from steelyard.learners.last_layer import LastLayer
 from steelyard.learners.recipes import AdamW, Recipe, last_recipe, penalty, recipe_settings, stages_of
 from steelyard.learners.torch_batches import (
     Layout,
@@ -26,6 +27,7 @@ from steelyard.learners.torch_batches import (
 from steelyard.learners.torch_course import Course, stage_members
 from steelyard.learners.torch_embedding import embeddings
 from steelyard.learners.torch_functions import Functions
+from steelyard.learners.torch_last_layer import linear_layer
 from steelyard.learners.torch_losses import Batch, Loss, NamedLoss, resolve_loss, resolve_measure
 from steelyard.learners.torch_spans import Span, spans
 from steelyard.learners.torch_stacked import Stack, measure_stack
@@ -326,6 +328,14 @@ class Torch:
             return embeddings(model, run, batch, module=self._embedding)
 
         return self._evaluate(fitted, examples, read).numpy().astype(np.float32)
+
+    def last_layer(self, fitted: TorchFitted) -> LastLayer:
+        """The last linear layer of a network with a named loss, as a linear model on what it reads.
+
+        Raises:
+            CapabilityError: If the loss is the user's own, or the network does not end in a linear layer.
+        """
+        return linear_layer(fitted, self._functions.given, self.load(fitted), self._outputs, self.batches)
 
     def checkpoints(self, fitted: TorchFitted) -> Iterator[tuple[TorchFitted, float]]:
         """Fitted models along the training, each with the sum of learning rates since the one before.

@@ -47,6 +47,37 @@ def embeddings(
     return found.reshape(len(found), -1)
 
 
+def last_linear(
+    model: nn.Module, run: Callable[[nn.Module, Batch], Tensor], batch: Batch
+) -> tuple[str, Tensor]:
+    """Name of the linear layer that gives the model's outputs, and ``[example, feature]`` what it reads.
+
+    Raises:
+        CapabilityError: If the outputs are not those of a linear layer that reads one vector per example.
+    """
+    seen: list[tuple[str, Tensor, Tensor]] = []
+    names: dict[nn.Module, str] = {
+        layer: name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)
+    }
+
+    def listen(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        seen[:] = [(names[layer], inputs[0].detach(), output.detach())]
+
+    handles = [layer.register_forward_hook(listen) for layer in names]
+    try:
+        with torch.no_grad():
+            outputs = run(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if seen and seen[0][1].ndim == 2 and torch.equal(outputs.reshape(seen[0][2].shape), seen[0][2]):
+        return seen[0][:2]
+    raise CapabilityError(
+        "the outputs of this model are not those of a torch.nn.Linear that reads one vector per example.",
+        fix="use ekfac or knn_shapley, or let the model end in nn.Linear.",
+    )
+
+
 @contextmanager
 def _listening(model: nn.Module, module: str | None, seen: list[Tensor]) -> Iterator[None]:
     def read_input(_: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from steelyard.score.gradient_products import GradDot as GradDot
     from steelyard.score.gradient_products import TracIn as TracIn
     from steelyard.score.group_influence import GroupInfluence as GroupInfluence
+    from steelyard.score.high_dim_representers import HighDimRepresenters as HighDimRepresenters
+    from steelyard.score.inffeed import InfFeed as InfFeed
     from steelyard.score.knn_shapley import KNNShapley as KNNShapley
     from steelyard.score.kronecker import EKFAC as EKFAC
     from steelyard.score.kronecker import KFAC as KFAC
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from steelyard.score.less import LESS as LESS
     from steelyard.score.logra import GraSS as GraSS
     from steelyard.score.logra import LoGra as LoGra
+    from steelyard.score.lpntk import LpNTK as LpNTK
     from steelyard.score.mates import MATES as MATES
     from steelyard.score.mates import GroupMATES as GroupMATES
     from steelyard.score.memorization import Memorization as Memorization
@@ -67,6 +70,8 @@ if TYPE_CHECKING:
     from steelyard.score.nn_cift import NNCIFT as NNCIFT
     from steelyard.score.refined import EKFACCG as EKFACCG
     from steelyard.score.replay import Replay as Replay
+    from steelyard.score.representers import RPS as RPS
+    from steelyard.score.representers import RPSLJE as RPSLJE
     from steelyard.score.self_influence import SelfInfluence as SelfInfluence
     from steelyard.score.solvers import CG as CG
     from steelyard.score.solvers import Arnoldi as Arnoldi
@@ -139,6 +144,11 @@ METHODS: Mapping[str, str] = {
     "leaf_refit": "steelyard.score.leaf_refit:LeafRefit",
     "trex": "steelyard.score.tree_kernels:TREX",
     "tree_sim": "steelyard.score.tree_kernels:TreeSim",
+    "rps": "steelyard.score.representers:RPS",
+    "rps_lje": "steelyard.score.representers:RPSLJE",
+    "high_dim_representers": "steelyard.score.high_dim_representers:HighDimRepresenters",
+    "lpntk": "steelyard.score.lpntk:LpNTK",
+    "inffeed": "steelyard.score.inffeed:InfFeed",
 }
 """Name on the command line to ``module:Class``."""
 

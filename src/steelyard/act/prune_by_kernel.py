@@ -1,0 +1,124 @@
+"""Plans that drop redundant or poisonous examples by farthest-point clusters of the lpNTK (Guo et al. 2024).
+
+Source: Guo, Ren, Albrecht & Smith (2024), "Sample Relationship from Learning Dynamics Matters for Generalisation",
+github.com/Shawn-Guo-CN/lpNTK.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from steelyard.errors import SettingError
+from steelyard.maths.farthest import farthest_point_clusters
+from steelyard.problem import Problem
+from steelyard.records import Examples, Plan, Provenance
+from steelyard.run import Run
+
+_LARGEST = 20_000
+
+
+@dataclass(frozen=True)
+class PruneByKernel:
+    """Drop what is redundant, or what looks poisonous, among the examples of each class.
+
+    Each class is split into clusters around heads that are as unlike one another as possible, by the lpNTK of the
+    explained model. *Redundant* are members of the largest clusters that are most like their head: learning the
+    head learns them too. *Poisonous* are examples that no other is like: the smallest clusters, least similar to
+    their class first. Budgets are shared out over the classes by the order of all.
+
+    Cost: a gradient per example, and products of all pairs within a class; memory class size².
+
+    Args:
+        what: ``"redundant"`` or ``"poison"``.
+        clusters: Number of clusters as a share of each class's examples.
+
+    Deviations: the official code drops a share of the samples of the largest cluster, or of the tail, per class;
+    here one order over all classes fills the budget. The kernel is normalised by default in neither; here it is,
+    so that the length of a gradient does not choose the heads.
+
+    Source: Guo et al. (2024), section 4.
+    """
+
+    what: Literal["redundant", "poison"] = "redundant"
+    clusters: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.clusters <= 1:
+            raise SettingError(
+                f"PruneByKernel: clusters={self.clusters}.", fix="give a share above 0, at most 1."
+            )
+
+    def __call__(self, problem: Problem, budget: int, seed: int, run: Run) -> Plan:
+        """A plan to drop ``budget`` examples.
+
+        Raises:
+            CapabilityError: If the learner is no network, or its labels are no classes.
+            SettingError: If the budget is not between 1 and the number of examples, or a class is too large for
+                its kernel.
+        """
+        train = problem.train
+        if not 0 < budget < len(train):
+            raise SettingError(
+                f"PruneByKernel: {budget} of {len(train)} examples.",
+                fix="drop at least one and leave at least one.",
+            )
+        # Imported here: plans are made without torch as well.
+        from steelyard.collect.signed_outputs import signed_outputs
+
+        engine = signed_outputs(problem, run, method="PruneByKernel")
+        labels = train.labels()
+        # Higher is dropped sooner.
+        rank = np.full(len(train), -np.inf)
+        words = np.empty(len(train), dtype=object)
+        by_id = np.argsort(train.ids, kind="stable")
+        for label in np.unique(labels):
+            rows = by_id[labels[by_id] == label]
+            if len(rows) > _LARGEST:
+                raise SettingError(
+                    f"PruneByKernel: class {label!r} has {len(rows):,} examples.",
+                    fix=f"use at most {_LARGEST:,} per class.",
+                )
+            part = train.take(rows)
+            run.spend(gradients=2 * len(rows))
+            similarity = _kernel(engine, part)
+            heads, member = farthest_point_clusters(
+                similarity, max(1, round(self.clusters * len(rows))), first=_central(similarity)
+            )
+            sizes = np.bincount(member, minlength=len(heads))[member]
+            to_head = similarity[np.arange(len(rows)), heads[member]]
+            is_head = np.isin(np.arange(len(rows)), heads)
+            if self.what == "redundant":
+                rank[rows] = np.where(is_head, -np.inf, to_head + sizes / len(rows))
+                text = "is {:.2f} like the head of its cluster of {} in class {}"
+            else:
+                mean = similarity.mean(axis=1)
+                rank[rows] = 1.0 / sizes - mean
+                to_head, text = mean, "is {:.2f} like its class on average; cluster of {} in class {}"
+            words[rows] = [text.format(a, b, label) for a, b in zip(to_head, sizes, strict=True)]
+        chosen = np.lexsort((train.ids.astype(str), -rank))[:budget]
+        if not np.isfinite(rank[chosen]).all():
+            run.note("PruneByKernel: the budget is larger than what is not a head of a cluster")
+        return Plan(
+            action="drop",
+            ids=train.ids[chosen],
+            reasons=tuple(str(words[row]) for row in chosen),
+            train_checksum=train.checksum,
+            provenance=Provenance(
+                given={"by": repr(self), "seed": seed},
+                resolved={"examples": len(chosen)},
+                checksums={"train": train.checksum},
+            ),
+        )
+
+
+def _kernel(engine: Any, part: Examples) -> np.ndarray:
+    """Normalised lpNTK of all pairs."""
+    side = engine.prepare(part, unit_norm=True)
+    products, squares = engine.products_and_squares(part, side)
+    lengths = np.sqrt(squares)
+    return np.asarray(products / np.where(lengths > 0, lengths, np.inf)[:, None], dtype=np.float64)
+
+
+def _central(similarity: np.ndarray) -> int:
+    return int(np.argmax(similarity.sum(axis=0)))
