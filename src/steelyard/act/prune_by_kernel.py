@@ -82,20 +82,7 @@ class PruneByKernel:
             part = train.take(rows)
             run.spend(gradients=2 * len(rows))
             similarity = _kernel(engine, part)
-            heads, member = farthest_point_clusters(
-                similarity, max(1, round(self.clusters * len(rows))), first=_central(similarity)
-            )
-            sizes = np.bincount(member, minlength=len(heads))[member]
-            to_head = similarity[np.arange(len(rows)), heads[member]]
-            is_head = np.isin(np.arange(len(rows)), heads)
-            if self.what == "redundant":
-                rank[rows] = np.where(is_head, -np.inf, to_head + sizes / len(rows))
-                text = "is {:.2f} like the head of its cluster of {} in class {}"
-            else:
-                mean = similarity.mean(axis=1)
-                rank[rows] = 1.0 / sizes - mean
-                to_head, text = mean, "is {:.2f} like its class on average; cluster of {} in class {}"
-            words[rows] = [text.format(a, b, label) for a, b in zip(to_head, sizes, strict=True)]
+            rank[rows], words[rows] = self._ranked(similarity, str(label))
         chosen = np.lexsort((train.ids.astype(str), -rank))[:budget]
         if not np.isfinite(rank[chosen]).all():
             run.note("PruneByKernel: the budget is larger than what is not a head of a cluster")
@@ -110,6 +97,23 @@ class PruneByKernel:
                 checksums={"train": train.checksum},
             ),
         )
+
+    def _ranked(self, similarity: np.ndarray, label: str) -> tuple[np.ndarray, list[str]]:
+        """How soon every example of a class is dropped, high first, and why."""
+        count = len(similarity)
+        heads, member = farthest_point_clusters(
+            similarity, max(1, round(self.clusters * count)), first=_central(similarity)
+        )
+        sizes = np.bincount(member, minlength=len(heads))[member]
+        if self.what == "redundant":
+            likeness = similarity[np.arange(count), heads[member]]
+            rank = np.where(np.isin(np.arange(count), heads), -np.inf, likeness + sizes / count)
+            text = "is {:.2f} like the head of its cluster of {} in class {}"
+        else:
+            likeness = similarity.mean(axis=1)
+            rank = 1.0 / sizes - likeness
+            text = "is {:.2f} like its class on average; cluster of {} in class {}"
+        return rank, [text.format(a, b, label) for a, b in zip(likeness, sizes, strict=True)]
 
 
 def _kernel(engine: Any, part: Examples) -> np.ndarray:
