@@ -8,7 +8,7 @@ import pytest
 
 import steelyard as sy
 from steelyard.cli.model import DataOptions, load_problem
-from steelyard.errors import DataError, FitError, ModelError, SettingError, ShapeError
+from steelyard.errors import CapabilityError, DataError, FitError, ModelError, SettingError, ShapeError
 from tests.learners.boosted_cases import LIBRARIES, estimator, examples, learner, need
 
 pytestmark = pytest.mark.trees
@@ -191,7 +191,7 @@ def test_an_xgboost_file_is_explained_but_not_trained_again_without_parameters(t
     # Neither is in the file: both are read off the trees.
     assert np.allclose(fitted.forest.shrinkage, 0.1, rtol=1e-3)
     assert np.allclose(fitted.forest.l2, 4.0, rtol=1e-2)
-    with pytest.raises(SettingError, match="does not hold its training parameters"):
+    with pytest.raises(CapabilityError, match="does not hold its training parameters"):
         boosted.fit(train)
     again = sy.learners.Boosted(path, parameters={"eta": 0.1, "lambda": 4.0, "max_depth": 3})
     gap = again.measure(again.fit(train), train) - boosted.measure(fitted, train)

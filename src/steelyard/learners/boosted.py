@@ -119,10 +119,11 @@ class Boosted:
 
         Raises:
             FitError: If the library refuses, or a class has no example left.
-            SettingError: If a file does not hold the training parameters, or weights are negative or all 0.
+            CapabilityError: If a file does not hold the training parameters.
+            SettingError: If a weight is negative.
         """
         if self._cannot_refit:
-            raise SettingError(
+            raise CapabilityError(
                 "an XGBoost file does not hold its training parameters, so the model cannot be trained again.",
                 fix="give them: Boosted(path, parameters={'eta': 0.1, 'max_depth': 6}), or on the command line "
                 "--parameter eta=0.1 --parameter max_depth=6.",

@@ -1,5 +1,6 @@
 """Linear models with a squared penalty on sparse features, and their weights as a sum over examples."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ _STEPS = 100
 _INNER = 500
 _TOLERANCE = 1e-9
 _FRACTION = 1e-4
+_SMALL = 1e-15  # a gradient that is rounding
 
 Loss = Literal["squared", "logistic", "softmax"]
 
@@ -62,29 +64,31 @@ def representers(
     """
     share = weights / weights.sum()
     transposed = features.T.tocsr()
-    shape = (features.shape[1], targets.shape[1])
-    found = np.zeros(shape)
-    first = None
+    found = np.zeros((int(features.shape[1]), targets.shape[1]))  # pyright: ignore[reportOptionalSubscript]
+
+    def total(coefficients: np.ndarray) -> float:
+        outputs = features @ coefficients
+        return float(share @ _losses(outputs, targets, loss) + penalty * np.square(coefficients).sum())
+
+    first, size = 0.0, np.inf
     for step in range(_STEPS):
         outputs = features @ found
         slopes = share[:, None] * _slopes(outputs, targets, loss)
         gradient = transposed @ slopes + 2 * penalty * found
         size = float(np.abs(gradient).max(initial=0.0))
-        first = size if first is None else first
-        if size <= _TOLERANCE * max(first, np.finfo(np.float64).tiny) or size < 1e-15:
+        first = max(first, size)
+        if size <= max(_TOLERANCE * first, _SMALL):
             return Representers(slopes / (-2 * penalty), step)
         curvature = _Curvature(features, transposed, share, outputs, loss, penalty)
-        operator = LinearOperator(
-            (found.size, found.size),
-            matvec=lambda v, c=curvature: c(v.reshape(shape)).ravel(),
-            dtype=np.float64,
+        operator = LinearOperator(  # pyright: ignore[reportCallIssue]
+            (found.size, found.size),  # pyright: ignore[reportCallIssue]
+            matvec=curvature.flat,  # pyright: ignore[reportCallIssue]
+            dtype=np.float64,  # pyright: ignore[reportCallIssue]
         )
         move, _ = cg(operator, -gradient.ravel(), rtol=1e-6, maxiter=_INNER)
-        found = _searched(
-            found, move.reshape(shape), gradient, lambda c: _total(features, c, targets, share, loss, penalty)
-        )
+        found = _searched(found, move.reshape(found.shape), gradient, total)
     raise NumericsError(
-        f"the surrogate's gradient is {size:.3g} after {_STEPS} Newton steps, {first:.3g} before the first.",
+        f"the surrogate's gradient is {size:.3g} after {_STEPS} Newton steps; the largest was {first:.3g}.",
         fix="raise the penalty.",
     )
 
@@ -97,6 +101,10 @@ class _Curvature:
     outputs: np.ndarray
     loss: Loss
     penalty: float
+
+    def flat(self, direction: np.ndarray) -> np.ndarray:
+        """The same for a direction in one row."""
+        return self(direction.reshape(-1, self.outputs.shape[1])).ravel()
 
     def __call__(self, direction: np.ndarray) -> np.ndarray:
         change = self.features @ direction
@@ -114,25 +122,17 @@ def _slopes(outputs: np.ndarray, targets: np.ndarray, loss: Loss) -> np.ndarray:
     return (expit(outputs) if loss == "logistic" else softmax(outputs, axis=1)) - targets
 
 
-def _total(  # noqa: PLR0913 - the parts of one objective
-    features: sp.csr_array,
-    found: np.ndarray,
-    targets: np.ndarray,
-    share: np.ndarray,
-    loss: Loss,
-    penalty: float,
-) -> float:
-    outputs = features @ found
+def _losses(outputs: np.ndarray, targets: np.ndarray, loss: Loss) -> np.ndarray:
     if loss == "squared":
-        each = 0.5 * np.square(outputs - targets).sum(axis=1)
-    elif loss == "logistic":
-        each = (np.logaddexp(0, outputs) - targets * outputs).sum(axis=1)
-    else:
-        each = np.asarray(logsumexp(outputs, axis=1)) - (targets * outputs).sum(axis=1)
-    return float(share @ each + penalty * np.square(found).sum())
+        return 0.5 * np.square(outputs - targets).sum(axis=1)
+    if loss == "logistic":
+        return (np.logaddexp(0, outputs) - targets * outputs).sum(axis=1)
+    return np.asarray(logsumexp(outputs, axis=1)) - (targets * outputs).sum(axis=1)
 
 
-def _searched(found: np.ndarray, move: np.ndarray, gradient: np.ndarray, total) -> np.ndarray:
+def _searched(
+    found: np.ndarray, move: np.ndarray, gradient: np.ndarray, total: Callable[[np.ndarray], float]
+) -> np.ndarray:
     """Halve the step until the objective falls as it should, up to rounding."""
     before, slope, rate = total(found), float((gradient * move).sum()), 1.0
     allowed = 1e-12 * max(1.0, abs(before))
