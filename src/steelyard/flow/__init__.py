@@ -12,7 +12,6 @@ from steelyard.flow.indexing import IndexAnswer as IndexAnswer
 from steelyard.flow.indexing import build_index as build_index
 from steelyard.flow.indexing import query_index as query_index
 from steelyard.flow.leaderboard import Asked as Asked
-from steelyard.flow.leaderboard import Task as Task
 from steelyard.flow.leaderboard import leaderboard as leaderboard
 from steelyard.flow.metrics import METRICS as METRICS
 from steelyard.flow.problems import learner_of as learner_of
@@ -20,6 +19,7 @@ from steelyard.flow.problems import problem_of as problem_of
 from steelyard.flow.scoring import attribute as attribute
 from steelyard.flow.scoring import explain as explain
 from steelyard.flow.scoring import with_predictions as with_predictions
+from steelyard.flow.tasks import Task as Task
 from steelyard.flow.valuing import grouped as grouped
 from steelyard.flow.valuing import interval_meaning as interval_meaning
 from steelyard.flow.valuing import value as value
