@@ -111,6 +111,15 @@ class HasEpochs(Protocol):
 
 
 @runtime_checkable
+class HasShorterTraining(Protocol):
+    """Can be trained for fewer epochs."""
+
+    def shortened(self, share: float) -> Learner:
+        """The same learner trained for that share of its epochs, at least one; CapabilityError if it has none."""
+        ...
+
+
+@runtime_checkable
 class HasExtraClass(Protocol):
     """Can be given one class more than the labels have."""
 
@@ -323,6 +332,7 @@ _PHRASES = {
     "HasEmbeddings": "embeddings",
     "HasCheckpoints": "training checkpoints",
     "HasEpochs": "a training that can be followed epoch by epoch",
+    "HasShorterTraining": "a training that can be cut short",
     "HasExtraClass": "a class more than the labels have",
     "HasMoments": "Adam's moments of gradients",
     "HasLengths": "lengths in tokens",

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from steelyard.cli.act import act
 from steelyard.cli.attribute import attribute
 from steelyard.cli.bank import bank
 from steelyard.cli.clean import clean
@@ -47,6 +48,7 @@ def steelyard(
 
 for _command in (attribute, value, clean, verify, leaderboard, report, methods, demo):
     app.command()(_command)
+app.add_typer(act)
 app.add_typer(index)
 app.add_typer(bank)
 

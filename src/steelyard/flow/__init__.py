@@ -8,6 +8,8 @@ from steelyard.flow.banking import build_bank as build_bank
 from steelyard.flow.banking import use_bank as use_bank
 from steelyard.flow.cleaning import clean as clean
 from steelyard.flow.cleaning import issues as issues
+from steelyard.flow.comparing import Terms as Terms
+from steelyard.flow.comparing import compare as compare
 from steelyard.flow.indexing import IndexAnswer as IndexAnswer
 from steelyard.flow.indexing import build_index as build_index
 from steelyard.flow.indexing import query_index as query_index
@@ -19,6 +21,8 @@ from steelyard.flow.problems import problem_of as problem_of
 from steelyard.flow.scoring import attribute as attribute
 from steelyard.flow.scoring import explain as explain
 from steelyard.flow.scoring import with_predictions as with_predictions
+from steelyard.flow.systems import SYSTEMS as SYSTEMS
+from steelyard.flow.systems import system_by_name as system_by_name
 from steelyard.flow.tasks import Task as Task
 from steelyard.flow.valuing import grouped as grouped
 from steelyard.flow.valuing import interval_meaning as interval_meaning

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from steelyard.errors import CapabilityError, ModelError, SettingError
 from steelyard.learners import torch_checks as checks
-from steelyard.learners.recipes import AdamW, Recipe, last_recipe, penalty, recipe_settings, stages_of
+from steelyard.learners.recipes import (
+    AdamW,
+    Recipe,
+    last_recipe,
+    penalty,
+    recipe_settings,
+    shortened,
+    stages_of,
+)
 from steelyard.learners.torch_batches import (
     Layout,
     Table,
@@ -253,6 +261,21 @@ class Torch:
 
         course = replace(self._course(self._recipe, examples, weights, seed), watch=show)
         return replace(train(self._origin.draw, self.loss_function, course), classes=layout.classes)
+
+    def shortened(self, share: float) -> "Torch":
+        """The same learner trained for that share of its epochs, at least one, the schedule drawn together.
+
+        Raises:
+            CapabilityError: If there is no recipe, or it is the user's own function.
+        """
+        if not isinstance(self._recipe, Recipe):
+            raise CapabilityError(
+                "the epochs of this training are not known: the model came trained, or from your own fit.",
+                fix="give recipe=SGD(lr=..., epochs=...) (or Adam, AdamW).",
+            )
+        twin = copy.copy(self)
+        twin._recipe, twin._ways = shortened(self._recipe, share), WeakKeyDictionary()
+        return twin
 
     def laid_out(
         self, examples: Examples, weights: np.ndarray | None = None, seed: int = 0

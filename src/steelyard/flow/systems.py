@@ -1,0 +1,118 @@
+"""The systems by name: what ``steelyard act compare`` can put beside random examples.
+
+Each is a frozen dataclass as :mod:`steelyard.act.system` describes; to add one, write it and name it in ``SYSTEMS``.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from steelyard import act
+from steelyard.act.system import System, SystemCard
+from steelyard.collect.folds import held_out_probabilities
+from steelyard.errors import SettingError
+from steelyard.problem import Problem
+from steelyard.records import Plan
+from steelyard.run import Run
+from steelyard.score import by_name
+from steelyard.score.settings import did_you_mean, parse_settings
+
+SYSTEMS: dict[str, str] = {
+    "top": "steelyard.flow.systems:Top",
+    "clean": "steelyard.flow.systems:Clean",
+}
+"""Name to module and class."""
+
+
+@dataclass(frozen=True)
+class Top:
+    """Keep what a score calls most helpful to the target: ``act.keep``, or ``act.draw`` with a temperature.
+
+    Cost: that of the score.
+
+    Args:
+        method: A name of ``score.METHODS``.
+        temperature: 0 keeps the best; above, examples are drawn by Gumbel top-k, in standard deviations of the score.
+    """
+
+    method: str = "grad_dot"
+    temperature: float | int = 0.0
+    card: ClassVar[SystemCard] = SystemCard(
+        paper="any score of `steelyard methods`",
+        code="that of the score",
+        needs="what the score needs",
+        cost="that of the score",
+        good_for="seeing what a score is worth as a rule for choosing data",
+    )
+
+    def __call__(self, problem: Problem, budget: int, seed: int, run: Run) -> Plan:
+        """A plan to keep ``budget`` examples."""
+        scores = by_name(self.method)(problem, run)
+        if self.temperature:
+            return act.draw(scores, count=budget, temperature=self.temperature, seed=seed)
+        return act.keep(scores, count=budget)
+
+
+@dataclass(frozen=True)
+class Clean:
+    """Drop what a score calls most harmful, or give it the label that models believe which did not see it.
+
+    Cost: that of the score; five fits for labels.
+
+    Args:
+        method: A name of ``score.METHODS``.
+        change: ``"drop"`` or ``"relabel"``.
+    """
+
+    method: str = "self_influence"
+    change: Literal["drop", "relabel"] = "drop"
+    card: ClassVar[SystemCard] = SystemCard(
+        paper="any score of `steelyard methods`",
+        code="that of the score",
+        needs="what the score needs; class probabilities to relabel",
+        cost="that of the score, and 5 fits to relabel",
+        good_for="wrong labels",
+        spends="changed",
+    )
+
+    def __call__(self, problem: Problem, budget: int, seed: int, run: Run) -> Plan:
+        """A plan to change at most ``budget`` examples."""
+        scores = by_name(self.method)(problem, run)
+        if self.change == "drop":
+            return act.drop(scores, count=budget)
+        return act.relabel(
+            scores,
+            problem.train,
+            probabilities=held_out_probabilities(problem, run),
+            predicted_by="models that did not see the example",
+            count=budget,
+        )
+
+
+def system_by_name(name: str, settings: Mapping[str, str] | None = None) -> System:
+    """A system from its name and settings as text.
+
+    Raises:
+        SettingError: If the name, a field or a value is wrong.
+
+    Example:
+        >>> system_by_name("top", {"method": "loss"})
+        Top(method='loss', temperature=0.0)
+    """
+    kind = system_class(name)
+    return kind(**parse_settings(kind, settings or {}, owner=name))
+
+
+def system_class(name: str) -> Any:
+    """The class of a system.
+
+    Raises:
+        SettingError: If there is none of that name.
+    """
+    if name not in SYSTEMS:
+        raise SettingError(
+            f"there is no system {name!r}{did_you_mean(name, SYSTEMS)}", fix=f"one of {', '.join(SYSTEMS)}."
+        )
+    module, _, kind = SYSTEMS[name].partition(":")
+    return getattr(importlib.import_module(module), kind)
