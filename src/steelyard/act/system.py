@@ -12,13 +12,14 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from steelyard.collect.gradients import open_gradients, training_products
 from steelyard.errors import NumericsError, SettingError
 from steelyard.problem import Learner, Problem
 from steelyard.records import Plan, Provenance
-from steelyard.run import Run
+from steelyard.run import Run, generator
 
 Spends = Literal["kept", "changed", "passes"]
-LEAST_EFFECTIVE = 0.1
+LEAST_EFFECTIVE = 0.25
 """Share of the budget below which the effective number of examples may not fall."""
 
 _SIGNS = 999
@@ -160,6 +161,26 @@ def signal(
     )
 
 
+def target_signal(problem: Problem, run: Run, *, seed: int, who: str) -> str:
+    """A note if the target's queries do not agree on what helps, by products of gradients at the explained model.
+
+    Cost: a gradient per example and query, shared by all systems of a run.
+
+    Raises:
+        CapabilityError: If the learner has no gradients.
+    """
+    fitted = open_gradients(problem, run, method=who, instead="top with a score that needs none")
+
+    def compute() -> dict[str, np.ndarray]:
+        run.spend(gradients=len(problem.query))
+        side = fitted.gradients.prepare(problem.query)
+        return {"values": training_products(problem, fitted, side, slice(0, len(problem.train)))}
+
+    key = f"signal/{problem.mark()}-{problem.query.checksum[:16]}"
+    helps = np.asarray(run.keep(key, compute)["values"], dtype=np.float64)
+    return signal(helps, generator(seed, "signal"), who=who)[1]
+
+
 def planned(  # noqa: PLR0913 - what a plan consists of
     problem: Problem,
     weights: Float[np.ndarray, " example"],
@@ -221,7 +242,7 @@ def sources_of(problem: Problem, column: str, *, who: str) -> tuple[np.ndarray, 
     names, numbers = np.unique(np.asarray(train.column(column)[:]).astype(str), return_inverse=True)
     if len(names) < 2:
         raise SettingError(
-            f"{who}: column {column!r} names the one source {names[0]!r}.",
+            f"{who}: column {column!r} names the one source {str(names[0])!r}.",
             fix="give training examples of two sources or more.",
         )
     return names, numbers

@@ -5,10 +5,13 @@ Each is a frozen dataclass as :mod:`steelyard.act.system` describes; to add one,
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from steelyard import act
+from steelyard.act.flyt import FLYT, Lessons, by_lessons
 from steelyard.act.system import System, SystemCard
 from steelyard.collect.folds import held_out_probabilities
 from steelyard.errors import SettingError
@@ -21,6 +24,10 @@ from steelyard.score.settings import did_you_mean, parse_settings
 SYSTEMS: dict[str, str] = {
     "top": "steelyard.flow.systems:Top",
     "clean": "steelyard.flow.systems:Clean",
+    "flyt": "steelyard.act.flyt:FLYT",
+    "mflyt": "steelyard.flow.systems:MFLYT",
+    "got_d": "steelyard.act.got_d:GOTD",
+    "meritfed": "steelyard.act.meritfed:MeritFed",
 }
 """Name to module and class."""
 
@@ -88,6 +95,42 @@ class Clean:
             predicted_by="models that did not see the example",
             count=budget,
         )
+
+
+@dataclass(frozen=True)
+class MFLYT:
+    """M-FLYT: learn from the target how to mix several scores into one, and draw the budget by soft cap sampling.
+
+    Cost: that of the scores, and that of ``flyt``.
+
+    Args:
+        methods: Names of ``score.METHODS``; a score of pairs is averaged over the target.
+        steps: As in ``FLYT``.
+        batch: As in ``FLYT``.
+        rate: As in ``FLYT``.
+        penalty: As in ``FLYT``.
+    """
+
+    methods: tuple[str, ...] = ("loss", "self_influence", "grad_dot", "grad_cos", "knn_shapley")
+    steps: int = 60
+    batch: int = 128
+    rate: float | int = 0.2
+    penalty: float | int = 0.15
+    card: ClassVar[SystemCard] = replace(
+        FLYT.card,
+        needs="what the scores need; a network",
+        cost="that of the scores, and steps x (5 batch + q) gradients",
+        good_for="several scores that disagree",
+    )
+
+    def __call__(self, problem: Problem, budget: int, seed: int, run: Run) -> Plan:
+        """A plan whose weights count how often an example was drawn, ``budget`` in all."""
+        lessons = Lessons(self.steps, self.batch, self.rate, self.penalty)
+        scores = [by_name(name)(problem, run) for name in self.methods]
+        # Ranks, so that one extreme value does not flatten a score.
+        columns = [np.argsort(np.argsort(-one.check_finite().harm(), kind="stable")) for one in scores]
+        features = np.stack(columns, axis=1).astype(np.float64)
+        return by_lessons(problem, features, lessons, budget, run, system=self, seed=seed, names=self.methods)
 
 
 def system_by_name(name: str, settings: Mapping[str, str] | None = None) -> System:

@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from steelyard.score.source import SOURCE as SOURCE
     from steelyard.score.trackstar import TrackStar as TrackStar
     from steelyard.score.trak import TRAK as TRAK
+    from steelyard.score.untrac import UnTrac as UnTrac
+    from steelyard.score.untrac import UnTracInv as UnTracInv
 
 METHODS: Mapping[str, str] = {
     "random": "steelyard.score.baselines:Random",
@@ -127,6 +129,8 @@ METHODS: Mapping[str, str] = {
     "group_mates": "steelyard.score.mates:GroupMATES",
     "nn_cift": "steelyard.score.nn_cift:NNCIFT",
     "gptfluence": "steelyard.score.gptfluence:GPTfluence",
+    "untrac": "steelyard.score.untrac:UnTrac",
+    "untrac_inv": "steelyard.score.untrac:UnTracInv",
 }
 """Name on the command line to ``module:Class``."""
 
