@@ -120,6 +120,15 @@ class HasShorterTraining(Protocol):
 
 
 @runtime_checkable
+class HasReweighing(Protocol):
+    """Can ask for weights in every step of its training."""
+
+    def reweighing(self, reweigh: Any) -> Learner:
+        """The same learner with that hook: a ``learners.torch_course.Reweigh``; CapabilityError without a recipe."""
+        ...
+
+
+@runtime_checkable
 class HasExtraClass(Protocol):
     """Can be given one class more than the labels have."""
 
@@ -333,6 +342,7 @@ _PHRASES = {
     "HasCheckpoints": "training checkpoints",
     "HasEpochs": "a training that can be followed epoch by epoch",
     "HasShorterTraining": "a training that can be cut short",
+    "HasReweighing": "a hook into the steps of its training",
     "HasExtraClass": "a class more than the labels have",
     "HasMoments": "Adam's moments of gradients",
     "HasLengths": "lengths in tokens",

@@ -3,8 +3,8 @@
 A scoring model is taught by the target: its weights of a batch are used for a step of training, and the gradient of the
 target's loss after that step says which weights should have been higher.
 
-Deviations: the scoring model is linear, in what the explained model's last layer reads and how it errs, or for M-FLYT in
-ranks by other scores, where the paper trains CLIP's towers. Its steps are of one length, along the gradient. The
+Deviations: the scoring model is linear, in what the explained model's last layer reads and how it errs, or for M-FLYT
+in ranks by other scores, where the paper trains CLIP's towers. Its steps are of one length, along the gradient. The
 reference model starts as the explained model and takes plain steps at the learning rate of the recipe. Features are
 standardised.
 """

@@ -1,12 +1,12 @@
 """MeritFed / MeritOpt (Moskvoretskii et al. 2024, arXiv:2406.12564; code: github.com/VityaVitalich/MeritOpt).
 
 Source: "Low-Resource Machine Translation through the Lens of Personalized Federated Learning". Every step of training
-follows a weighted mean of one gradient per source; the weights move by mirror descent along the gradient of the target's
-loss after the step, so that they can be read as what each source is worth at that moment.
+follows a weighted mean of one gradient per source; the weights move by mirror descent along the gradient of the
+target's loss after the step, so that they can be read as what each source is worth at that moment.
 
-Deviations: training goes on from the explained model by plain gradient steps, where the published code has Adam as well;
-the target's gradient is over all its queries, not over a validation batch; what comes out is a plan that draws examples
-of each source in proportion to its mean weight, where the paper uses the model that was trained on the way.
+Deviations: training goes on from the explained model by plain gradient steps, where the published code has Adam as
+well; the target's gradient is over all its queries, not over a validation batch; what comes out is a plan that draws
+examples of each source in proportion to its mean weight, where the paper uses the model that was trained on the way.
 """
 
 from dataclasses import dataclass

@@ -27,6 +27,7 @@ SYSTEMS: dict[str, str] = {
     "flyt": "steelyard.act.flyt:FLYT",
     "mflyt": "steelyard.flow.systems:MFLYT",
     "got_d": "steelyard.act.got_d:GOTD",
+    "presence": "steelyard.act.presence:PRESENCE",
     "meritfed": "steelyard.act.meritfed:MeritFed",
 }
 """Name to module and class."""
