@@ -14,7 +14,7 @@ PEERS  ?=
 OUT    ?= runs/demo
 
 CODE := src tests benchmarks docs $(wildcard examples)
-BENCHMARKS := digits refits shapley passages ekfac gradients language knn_shapley mislabel memory through_training store lora attribution
+BENCHMARKS := digits refits shapley passages ekfac gradients language knn_shapley mislabel memory through_training store lora attribution systems
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test slow check format bench docs venv browser clean

@@ -33,17 +33,18 @@ def digits() -> Problem:
     return Problem(Torch(perceptron(64, 32, 10), recipe=recipe), train, data.query.take(asked))
 
 
-def text(each: int = 400, asked: int = 300, seed: int = 0) -> Problem:
+def text(each: int = 400, asked: int = 300, seed: int = 0, targets: tuple[str, ...] = TARGET) -> Problem:
     """A character model of five sources of text in Python itself; the queries are docstrings and the reference.
 
     Args:
         each: Training characters per source.
         asked: Queries.
         seed: Of the draw.
+        targets: Sources of the queries.
     """
     draw = np.random.default_rng(seed)
     train = [windows(name, read_source(), (0.0, 0.8), each, draw) for name, read_source in SOURCES.items()]
-    query = [windows(name, SOURCES[name](), (0.8, 1.0), asked // len(TARGET), draw) for name in TARGET]
+    query = [windows(name, SOURCES[name](), (0.8, 1.0), asked // len(targets), draw) for name in targets]
     learner = Torch(character_model, recipe=Adam(lr=3e-3, epochs=8, batch_size=32))
     return Problem(learner, joined(train), joined(query))
 

@@ -43,8 +43,8 @@ Reweigh = Callable[[Tensor, list[Tensor], float], Tensor]
 """``(losses[batch], parameters, share) -> factors[batch]``: the one hook into the steps of a training.
 
 Called in every step with the unweighted losses of the batch, of which gradients may be taken with
-``retain_graph=True``, the trainable parameters, and the share of the stage's steps that is done, from 0. The factors are held fixed in the step, and
-multiply the weights that examples have already. It must not draw random numbers.
+``retain_graph=True``, the trainable parameters, and the share of the stage's steps that is done, from 0. The factors
+are held fixed in the step, and multiply the weights that examples have already. It must not draw random numbers.
 """
 
 

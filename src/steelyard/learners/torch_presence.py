@@ -11,8 +11,8 @@ class TwoStages:
     """A hook for ``Torch.reweighing``: factors of micro-batches by the length of their gradients.
 
     A batch is cut into micro-batches; the self-influence of each is the squared length of its mean gradient. With z the
-    standardised logarithms of these within the batch, factors go as exp(z / temperature) in the first stage of the training
-    and as exp(-z / temperature) in the second, with a mean of 1 over the batch, and are at most ``cap``.
+    standardised logarithms of these within the batch, factors go as exp(z / temperature) in the first stage of the
+    training and as exp(-z / temperature) in the second, with a mean of 1 over the batch, and are at most ``cap``.
 
     Attributes:
         switch: Share of the steps after which the second stage begins.
