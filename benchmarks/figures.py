@@ -371,8 +371,9 @@ def _systems(found: Mapping[str, Any]) -> list[str]:
     terms = found["terms"]
     lines = [
         f"`examples/compare.yaml`: {terms['budget']:.0%} of the training examples may be kept, or "
-        f"{terms['changes']:.0%} changed; {terms['seeds']} seeds, {terms['controls']} random plans. Effects are against "
-        "random plans, on queries that no system saw; in brackets the 95 % interval; verdicts count the number of systems (Holm).",
+        f"{terms['changes']:.0%} changed; {terms['seeds']} seeds, {terms['controls']} random plans. Effects are "
+        "against random plans, on queries that no system saw; in brackets the 95 % interval; verdicts count the number "
+        "of systems (Holm).",
         "",
         found["says"],
         "",
