@@ -10,6 +10,7 @@ data. The target's own source is easy to tell, so that the correlation over the 
 setting was chosen on these draws.
 """
 
+import importlib
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -87,8 +88,7 @@ def truth(problem: sy.Problem, seeds: int) -> np.ndarray:
 
 def one_draw(draw: int, size: Size) -> dict[str, dict[str, float]]:
     """Correlations of every method with the truth on one draw of the data."""
-    import compare_tasks
-
+    compare_tasks: Any = importlib.import_module("compare_tasks")
     problem = compare_tasks.text(size.each, size.asked, draw, tuple(compare_tasks.SOURCES))
     names, _ = sources(problem, "source", method="benchmark")
     targets = np.asarray(problem.query.column("source")[:]).astype(str)

@@ -12,18 +12,20 @@ import numpy as np
 
 from steelyard import act
 from steelyard.act.flyt import FLYT, Lessons, by_lessons
-from steelyard.act.system import System, SystemCard
+from steelyard.act.system import System, SystemCard, best, planned, signal
 from steelyard.collect.folds import held_out_probabilities
 from steelyard.errors import SettingError
 from steelyard.problem import Problem
 from steelyard.records import Plan
-from steelyard.run import Run
+from steelyard.run import Run, generator
 from steelyard.score import by_name
+from steelyard.score.less import LESS
 from steelyard.score.settings import did_you_mean, parse_settings
 
 SYSTEMS: dict[str, str] = {
     "top": "steelyard.flow.systems:Top",
     "clean": "steelyard.flow.systems:Clean",
+    "less": "steelyard.flow.systems:LessEndToEnd",
     "flyt": "steelyard.act.flyt:FLYT",
     "mflyt": "steelyard.flow.systems:MFLYT",
     "got_d": "steelyard.act.got_d:GOTD",
@@ -96,6 +98,76 @@ class Clean:
             predicted_by="models that did not see the example",
             count=budget,
         )
+
+
+@dataclass(frozen=True)
+class LessEndToEnd:
+    """LESS from end to end (Xia et al. 2024): warm-up on a share, Adam's directions, the best for any task.
+
+    The model is first trained on a random share of the examples. At the states of that training every example is
+    compared with the target: cosines of projected gradients, Adam's direction on the training side where the recipe
+    is Adam's. An example counts by the task that it suits best: the largest mean over a task's queries. What is kept
+    is then trained on from the learner's start.
+
+    Cost: the share of a fit, and (n + q) gradients per kept state.
+
+    Args:
+        warmup: Share of the training examples for the warm-up; the paper's is 0.05, of far more examples.
+        column: Column of the queries that names their task; empty: all are one task.
+        dimension: As in ``score.LESS``.
+    """
+
+    warmup: float | int = 0.2
+    column: str = ""
+    dimension: int = 512
+    card: ClassVar[SystemCard] = SystemCard(
+        paper="Xia et al. 2024, LESS: Selecting Influential Data for Targeted Instruction Tuning",
+        code="github.com/princeton-nlp/LESS, as for the score",
+        needs="a network that is trained here; best by Adam with checkpoints",
+        cost="a share of a fit, (n + q) gradients per checkpoint",
+        good_for="fine-tuning data for several small tasks, without training on everything first",
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.warmup <= 1:
+            raise SettingError(f"less: warmup={self.warmup}.", fix="give a share above 0, at most 1.")
+
+    def __call__(self, problem: Problem, budget: int, seed: int, run: Run) -> Plan:
+        """A plan to keep ``budget`` examples."""
+        by_id = np.argsort(problem.train.ids, kind="stable")
+        count = max(2, round(self.warmup * len(by_id)))
+        rows = np.sort(by_id[generator(seed, "less warm-up").permutation(len(by_id))[:count]])
+        warm = Problem(problem.learner, problem.train.take(rows), problem.query, seed=problem.seed)
+        method = LESS(dimension=self.dimension, seed=seed)
+        state = method.prepare(warm, run)
+        helps = method.score(problem, state, slice(0, len(by_id)))
+        run.spend(gradients=len(state.points) * (len(by_id) + len(problem.query)))
+        tasks = self._tasks(problem)
+        value = np.max([helps[:, tasks == name].mean(axis=1) for name in np.unique(tasks)], axis=0)
+        chosen = best(value, problem.train.ids, budget)
+        weights = np.zeros(len(by_id))
+        weights[chosen] = 1.0
+        return planned(
+            problem,
+            weights,
+            lambda row: f"cosine {value[row]:.3f} with the task that it suits best",
+            system=self,
+            run=run,
+            seed=seed,
+            resolved={"warm-up examples": count, **method.resolved(state)},
+            notes=(signal(helps, generator(seed, "signal"), who="less")[1],),
+        )
+
+    def _tasks(self, problem: Problem) -> np.ndarray:
+        query = problem.query
+        if not self.column:
+            return np.zeros(len(query), dtype=np.int64)
+        if self.column not in query.columns:
+            raise SettingError(
+                f"less: {query.source} has no column {self.column!r}; it has {list(query.columns)}.",
+                fix="name the column of the queries that says which task each belongs to, or none.",
+            )
+        return np.asarray(query.column(self.column)[:]).astype(str)
 
 
 @dataclass(frozen=True)

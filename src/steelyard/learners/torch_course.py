@@ -1,6 +1,6 @@
 """What a training goes through, decided before its first step: examples, stages, order and learning rates."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -39,7 +39,7 @@ class Table(Protocol):
         ...
 
 
-Reweigh = Callable[[Tensor, list[Tensor], float], Tensor]
+Reweigh = Callable[[Tensor, Sequence[Tensor], float], Tensor]
 """``(losses[batch], parameters, share) -> factors[batch]``: the one hook into the steps of a training.
 
 Called in every step with the unweighted losses of the batch, of which gradients may be taken with

@@ -1,5 +1,6 @@
 """Weights within a batch by self-influence: first what is new to the model, then what it can rely on (PRESENCE)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ class TwoStages:
     temperature: float = 1.0
     cap: float = 4.0
 
-    def __call__(self, losses: Tensor, parameters: list[Tensor], share: float) -> Tensor:
+    def __call__(self, losses: Tensor, parameters: Sequence[Tensor], share: float) -> Tensor:
         """Factors of the examples of a batch."""
         parts = list(losses.split(self.micro))
         sizes = torch.tensor([len(part) for part in parts], dtype=losses.dtype, device=losses.device)
@@ -46,6 +47,6 @@ class TwoStages:
         return torch.repeat_interleave(factors, sizes.long())
 
 
-def _squared(loss: Tensor, parameters: list[Tensor]) -> Tensor:
-    grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+def _squared(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    grads = torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
     return torch.stack([grad.square().sum() for grad in grads if grad is not None]).sum()
