@@ -47,6 +47,15 @@ def pages() -> dict[Path, str]:
         for family, methods in _METHODS_OF.items():
             page = FAMILIES / f"{family}.md"
             found[page] = _filled(page, _family(results, methods))
+    path = RESULTS / "systems.json"
+    if path.exists():
+        page = FAMILIES.parent / "which-method.md"
+        lines = [
+            "By `python -m benchmarks.systems`; machine and versions stand in `benchmarks/README.md`.",
+            "",
+        ]
+        results = json.loads(path.read_text(encoding="utf-8"))["results"]
+        found[page] = _filled(page, "\n".join([*lines, *_systems(results)]) + "\n")
     return found
 
 
@@ -405,6 +414,63 @@ def _demonstrations(found: Mapping[str, Any]) -> list[str]:
     return _table(head, rows)
 
 
+_VERDICTS = {"confirmed": "beats random", "refuted": "worse than random", "inconclusive": "not told apart"}
+
+
+def _systems(found: Mapping[str, Any]) -> list[str]:
+    terms = found["terms"]
+    lines = [
+        f"`examples/compare.yaml`: {terms['budget']:.0%} of the training examples may be kept, or "
+        f"{terms['changes']:.0%} changed; {terms['seeds']} seeds, {terms['controls']} random plans. Effects are "
+        "against random plans, on queries that no system saw; in brackets the 95 % interval; verdicts count the number "
+        "of systems (Holm).",
+        "",
+        found["says"],
+        "",
+    ]
+    for task, facts in found["tasks"].items():
+        rows = [row for row in found["rows"] if row["task"] == task]
+        shown = sorted((row for row in rows if row["effect"]), key=lambda row: -row["effect"]["estimate"])
+        table = [
+            (
+                row["system"],
+                f"{row['effect']['estimate']:.3f} ({row['effect']['low']:.2f} to {row['effect']['high']:.2f})",
+                "–" if row["system"] == "random" else _VERDICTS[row["effect"]["verdict"]],
+                row["effect"]["measured"],
+                row["cost"]["fits"],
+                round(row["cost"]["gradients"]),
+                row["cost"]["seconds"],
+            )
+            for row in shown
+        ]
+        head = (
+            "system",
+            f"effect, {facts['unit']} (95 %)",
+            "verdict",
+            "loss",
+            "fits",
+            "gradients",
+            "seconds",
+        )
+        lines += [f"{task}, {facts['training examples']} training examples:", "", *_table(head, table), ""]
+        lines += [
+            f"- {row['system']} has no effect here: {row['problem']}" for row in rows if not row["effect"]
+        ]
+        lines += [""] if any(not row["effect"] for row in rows) else []
+    told = [(one["method"], _between(one["all"]), _between(one["others"])) for one in found["untrac"]]
+    return [
+        *lines,
+        "Spearman's correlation with real training without a source, over five sources of text, each the target in "
+        "turn:",
+        "",
+        *_table(("method", "all sources (95 %)", "the four others (95 %)"), told),
+    ]
+
+
+def _between(found: Sequence[float]) -> str:
+    return f"{found[0]:.2f} ({found[1]:.2f} to {found[2]:.2f})"
+
+
 _SECTIONS = {
     "explained": _explained,
     "demonstrations": _demonstrations,
@@ -423,6 +489,7 @@ _SECTIONS = {
     "store": _store,
     "attribution": _attribution,
     "trees": _trees,
+    "systems": _systems,
 }
 
 

@@ -129,6 +129,24 @@ class HasEpochs(Protocol):
 
 
 @runtime_checkable
+class HasShorterTraining(Protocol):
+    """Can be trained for fewer epochs."""
+
+    def shortened(self, share: float) -> Learner:
+        """The same learner trained for that share of its epochs, at least one; CapabilityError if it has none."""
+        ...
+
+
+@runtime_checkable
+class HasReweighing(Protocol):
+    """Can ask for weights in every step of its training."""
+
+    def reweighing(self, reweigh: Any) -> Learner:
+        """The same learner with that hook: a ``learners.torch_course.Reweigh``; CapabilityError without a recipe."""
+        ...
+
+
+@runtime_checkable
 class HasExtraClass(Protocol):
     """Can be given one class more than the labels have."""
 
@@ -379,6 +397,8 @@ _PHRASES = {
     "HasLastLayer": "a last linear layer",
     "HasCheckpoints": "training checkpoints",
     "HasEpochs": "a training that can be followed epoch by epoch",
+    "HasShorterTraining": "a training that can be cut short",
+    "HasReweighing": "a hook into the steps of its training",
     "HasExtraClass": "a class more than the labels have",
     "HasMoments": "Adam's moments of gradients",
     "HasLengths": "lengths in tokens",

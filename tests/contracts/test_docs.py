@@ -22,7 +22,17 @@ _PAGES_THAT_RUN = (
     "docs/families/surrogates.md",
     "docs/families/trees.md",
 )
-_COMMANDS = ("attribute", "value", "clean", "verify", "leaderboard", "report", "methods", "demo")
+_COMMANDS = (
+    "attribute",
+    "value",
+    "clean",
+    "verify",
+    "leaderboard",
+    "report",
+    "methods",
+    "demo",
+    "act-compare",
+)
 
 
 def _pages() -> list[Path]:

@@ -1,6 +1,7 @@
 """Stage 3: from scores to a plan: what to change in the training set, as ids with a reason in words for each.
 
-Here lives one file per kind of plan. A plan is a proposal: nothing is changed, trained or verified here.
+Here lives one file per kind of plan, and one per published system that goes from a problem to a plan by itself; what
+those share is in ``system.py``. A plan is a proposal: nothing is changed, trained or verified here.
 """
 
 from steelyard.act.demonstrate import TEMPLATE as TEMPLATE

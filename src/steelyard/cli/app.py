@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from steelyard.cli.act import act
 from steelyard.cli.attribute import attribute
 from steelyard.cli.bank import bank
 from steelyard.cli.choose import choose
@@ -49,6 +50,7 @@ def steelyard(
 
 for _command in (attribute, value, clean, harden, choose, verify, leaderboard, report, methods, demo):
     app.command()(_command)
+app.add_typer(act)
 app.add_typer(index)
 app.add_typer(bank)
 

@@ -10,11 +10,12 @@ from steelyard.flow.choosing import Demonstrations as Demonstrations
 from steelyard.flow.choosing import choose as choose
 from steelyard.flow.cleaning import clean as clean
 from steelyard.flow.cleaning import issues as issues
+from steelyard.flow.comparing import Terms as Terms
+from steelyard.flow.comparing import compare as compare
 from steelyard.flow.indexing import IndexAnswer as IndexAnswer
 from steelyard.flow.indexing import build_index as build_index
 from steelyard.flow.indexing import query_index as query_index
 from steelyard.flow.leaderboard import Asked as Asked
-from steelyard.flow.leaderboard import Task as Task
 from steelyard.flow.leaderboard import leaderboard as leaderboard
 from steelyard.flow.metrics import METRICS as METRICS
 from steelyard.flow.problems import learner_of as learner_of
@@ -22,6 +23,9 @@ from steelyard.flow.problems import problem_of as problem_of
 from steelyard.flow.scoring import attribute as attribute
 from steelyard.flow.scoring import explain as explain
 from steelyard.flow.scoring import with_predictions as with_predictions
+from steelyard.flow.systems import SYSTEMS as SYSTEMS
+from steelyard.flow.systems import system_by_name as system_by_name
+from steelyard.flow.tasks import Task as Task
 from steelyard.flow.valuing import grouped as grouped
 from steelyard.flow.valuing import interval_meaning as interval_meaning
 from steelyard.flow.valuing import value as value

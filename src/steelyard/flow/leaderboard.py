@@ -1,46 +1,23 @@
 """All methods on all tasks by all metrics, cell by cell, with ratings; what fails is shown, never a number."""
 
-import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from steelyard.errors import CapabilityError, SettingError, SteelyardError
-from steelyard.flow.banking import use_bank
 from steelyard.flow.metrics import METRICS, applies, metric_of, settings_from, with_column
 from steelyard.flow.scoring import baseline_names
+from steelyard.flow.tasks import Task, checksums_of, facts_of, packed, since, slug, unpacked, within
 from steelyard.maths.elo import Ratings, elo, meta_elo
-from steelyard.problem import Problem
 from steelyard.records import Cost, Evidence, Leaderboard, Provenance, Scores
 from steelyard.records.leaderboard import Cell, Scored, Standing
 from steelyard.records.provenance import versions
-from steelyard.run import Run, generator, in_memory, open_run
+from steelyard.run import Run, generator, in_memory
 from steelyard.score import by_name
 from steelyard.score.method import Method
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """A problem on which methods are compared.
-
-    Attributes:
-        name: What it is called.
-        problem: Learner, training examples, queries.
-        truth: Metric to the column that it needs; under the empty name, that of all others.
-        weight: How much it counts towards the rating over all tasks.
-        bank: Folder of a bank of fits for verification, from which the metrics take theirs.
-    """
-
-    name: str
-    problem: Problem
-    truth: Mapping[str, str] = field(default_factory=dict)
-    weight: float | int = 1.0
-    bank: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +74,7 @@ def leaderboard(
     total = sum(len(players) for _, players in entries) * len(metrics)
     with run.progress("leaderboard", total, unit="cells") as progress:
         for task, players in entries:
-            with _within(run, task) as inner:
+            with within(run, task) as inner:
                 for name, method in players.items():
                     found, what = _row(task, name, method, metrics, inner)
                     cells += found
@@ -109,7 +86,7 @@ def leaderboard(
     overall = meta_elo(list(leagues.values()), np.array([task.weight for task in tasks], dtype=np.float64))
     return Leaderboard(
         title=title,
-        tasks={task.name: _facts(task) for task in tasks},
+        tasks=facts_of(tasks),
         metrics=tuple(dict.fromkeys(one.metric for one in metrics)),
         standings=_standings(overall, names, baselines, cells),
         leagues={
@@ -125,47 +102,11 @@ def leaderboard(
             },
             versions=versions(),
             seeds={"ratings": seed} | {f"task {task.name}": task.problem.seed for task in tasks},
-            checksums={
-                f"{task.name} {part}": value
-                for task in tasks
-                for part, value in task.problem.checksums().items()
-            },
+            checksums=checksums_of(tasks),
             notes=run.notes,
             cost=run.cost,
         ),
     )
-
-
-@contextmanager
-def _within(run: Run, task: Task) -> Iterator[Run]:
-    """A run folder of the task's own inside the run: what methods keep in a run is about one problem."""
-    if run.folder is None:
-        inner = in_memory()
-        _provide(inner, task, run)
-        yield inner
-        _count(run, inner.cost, Cost())
-        return
-    request = {"task": task.name, "seed": task.problem.seed, "checksums": task.problem.checksums()}
-    place = run.path("tasks", _slug(task.name, json.dumps(request, sort_keys=True)))
-    with open_run(place, request, show="quiet") as inner:
-        _provide(inner, task, run)
-        before = inner.cost
-        try:
-            yield inner
-        finally:
-            _count(run, inner.cost, before)
-            for note in inner.notes:
-                run.note(f"{task.name}: {note}")
-
-
-def _provide(inner: Run, task: Task, run: Run) -> None:
-    inner.workers = run.workers
-    if not inner.finished:
-        use_bank(task.bank, task.problem, inner, purpose="verification")
-
-
-def _count(run: Run, after: Cost, before: Cost) -> None:
-    run.spend(gradients=after.gradients - before.gradients, fits=after.fits - before.fits)
 
 
 def merit(evidence: Evidence) -> tuple[float, float]:
@@ -206,14 +147,8 @@ def _row(
         scores = method(task.problem, run)
     except SteelyardError as error:
         return [_empty(task, name, one, error) for one in metrics], Scored(task.name, name, Cost())
-    after = run.cost
-    spent = Cost(
-        gradients=after.gradients - before.gradients,
-        fits=after.fits - before.fits,
-        seconds=after.seconds - before.seconds,
-    )
-    kept = run.keep(f"{_key(task, name)}/scoring", lambda: _packed(json.dumps(asdict(spent))))
-    cost = Cost(**json.loads(_unpacked(kept)))
+    spent = since(before, run.cost)
+    cost = Cost(**unpacked(run.keep(f"{_key(task, name)}/scoring", lambda: packed(asdict(spent)))))
     return [_cell(task, name, scores, one, run) for one in metrics], Scored(
         task.name, name, cost, repr(method)
     )
@@ -228,14 +163,14 @@ def _cell(task: Task, name: str, scores: Scores, asked: Asked, run: Run) -> Cell
         settings = with_column(asked.metric, settings, task.truth)
     except SettingError as error:
         return Cell(task.name, name, asked.metric, None, error.problem, error.fix, applies=False)
-    key = f"{_key(task, name)}/{_slug(asked.metric, json.dumps(settings, sort_keys=True, default=str))}"
+    key = f"{_key(task, name)}/{slug(asked.metric, json.dumps(settings, sort_keys=True, default=str))}"
 
     def compute() -> dict[str, np.ndarray]:
         found = METRICS[asked.metric].ask(task.problem, scores, settings, run)
-        return _packed(json.dumps(asdict(found)))
+        return packed(asdict(found))
 
     try:
-        values = json.loads(_unpacked(run.keep(key, compute)))
+        values = unpacked(run.keep(key, compute))
     except SteelyardError as error:
         return _empty(task, name, asked, error)
     return Cell(task.name, name, asked.metric, Evidence.from_json(values))
@@ -277,32 +212,6 @@ def _standings(
     return tuple(sorted((s for s in found if s.games or s.failures), key=lambda s: (s.games == 0, -s.rating)))
 
 
-def _facts(task: Task) -> dict[str, Any]:
-    problem = task.problem
-    return {
-        "learner": type(problem.learner).__name__,
-        "training examples": len(problem.train),
-        "queries": len(problem.query),
-        "measurement": problem.learner.measurement.name,
-        "unit": problem.learner.measurement.unit,
-        "source": problem.train.source,
-        "weight": float(task.weight),
-    }
-
-
 def _key(task: Task, name: str) -> str:
     facts = json.dumps([task.problem.checksums(), task.problem.seed, dict(task.truth)], sort_keys=True)
-    return f"leaderboard/{_slug(task.name, facts)}/{_slug(name, name)}"
-
-
-def _slug(name: str, facts: str) -> str:
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:40] or "cell"
-    return f"{plain}-{hashlib.sha256(facts.encode()).hexdigest()[:10]}"
-
-
-def _packed(text: str) -> dict[str, np.ndarray]:
-    return {"json": np.frombuffer(text.encode(), dtype=np.uint8)}
-
-
-def _unpacked(arrays: Mapping[str, np.ndarray]) -> str:
-    return np.asarray(arrays["json"]).tobytes().decode()
+    return f"leaderboard/{slug(task.name, facts)}/{slug(name, name)}"

@@ -1,7 +1,7 @@
 """Recipes: how a network is trained, as plain frozen records. Nothing here imports a framework."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -193,6 +193,22 @@ Recipe = SGD | Adam | AdamW | Stages
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages of any recipe; a single one is its own only stage."""
     return recipe.parts if isinstance(recipe, Stages) else (Stage(recipe),)
+
+
+def shortened(recipe: Recipe, share: float) -> Recipe:
+    """The same recipe with that share of the epochs of every stage, at least one, and no states kept on the way.
+
+    Example:
+        >>> shortened(SGD(lr=0.1, epochs=10, checkpoints=2), 0.3).epochs
+        3
+    """
+    if isinstance(recipe, Stages):
+        return Stages(tuple(replace(part, recipe=_cut(part.recipe, share)) for part in recipe.parts))
+    return _cut(recipe, share)
+
+
+def _cut(recipe: Single, share: float) -> Single:
+    return replace(recipe, epochs=max(1, round(share * recipe.epochs)), checkpoints=0)
 
 
 def last_recipe(recipe: Recipe) -> Single:

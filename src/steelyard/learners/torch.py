@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from steelyard.errors import CapabilityError, ModelError, SettingError
 from steelyard.learners import torch_checks as checks
 from steelyard.learners.last_layer import LastLayer
-from steelyard.learners.recipes import AdamW, Recipe, last_recipe, penalty, recipe_settings, stages_of
+from steelyard.learners.recipes import (
+    AdamW,
+    Recipe,
+    last_recipe,
+    penalty,
+    recipe_settings,
+    shortened,
+    stages_of,
+)
 from steelyard.learners.torch_batches import (
     Layout,
     Table,
@@ -24,7 +32,7 @@ from steelyard.learners.torch_batches import (
     require_examples,
     tabulate,
 )
-from steelyard.learners.torch_course import Course, stage_members
+from steelyard.learners.torch_course import Course, Reweigh, stage_members
 from steelyard.learners.torch_embedding import embeddings
 from steelyard.learners.torch_functions import Functions
 from steelyard.learners.torch_last_layer import linear_layer
@@ -122,6 +130,7 @@ class Torch:
         self._layout: Layout | None = None
         self._adopted: tuple[str, ...] | None = None
         self._width: int | None = None
+        self._reweigh: Reweigh | None = None
         self._modules: WeakKeyDictionary[TorchFitted, nn.Module] = WeakKeyDictionary()
         self._tables: WeakKeyDictionary[Examples, Table] = WeakKeyDictionary()
         self._ways: WeakKeyDictionary[Examples, Together] = WeakKeyDictionary()
@@ -162,6 +171,8 @@ class Torch:
         if isinstance(loss, Loss):
             facts |= {"function": loss.function, "outputs": loss.outputs, "factor": loss.hessian_factor}
         facts |= {"measure": measure.of_model, "factory": self._origin.factory}
+        if self._reweigh is not None:
+            facts["reweigh"] = repr(self._reweigh) if is_dataclass(self._reweigh) else self._reweigh
         if not isinstance(self._recipe, Recipe):
             facts["fit"] = self._recipe
         return checksum(self._net, facts, with_values=self._trained or self._origin.start == "given")
@@ -255,6 +266,41 @@ class Torch:
 
         course = replace(self._course(self._recipe, examples, weights, seed), watch=show)
         return replace(train(self._origin.draw, self.loss_function, course), classes=layout.classes)
+
+    def shortened(self, share: float) -> "Torch":
+        """The same learner trained for that share of its epochs, at least one, the schedule drawn together.
+
+        Raises:
+            CapabilityError: If there is no recipe, or it is the user's own function.
+        """
+        if not isinstance(self._recipe, Recipe):
+            raise CapabilityError(
+                "the epochs of this training are not known: the model came trained, or from your own fit.",
+                fix="give recipe=SGD(lr=..., epochs=...) (or Adam, AdamW).",
+            )
+        twin = copy.copy(self)
+        twin._recipe, twin._ways = shortened(self._recipe, share), WeakKeyDictionary()
+        return twin
+
+    def reweighing(self, reweigh: Reweigh) -> "Torch":
+        """The same learner, whose training asks a function for a further factor on every loss of every batch.
+
+        Fits of it go one by one, and methods that replay a training refuse it.
+
+        Args:
+            reweigh: See ``torch_course.Reweigh``; a function, or a frozen dataclass that can be called.
+
+        Raises:
+            CapabilityError: If there is no recipe, or it is the user's own function.
+        """
+        if not isinstance(self._recipe, Recipe):
+            raise CapabilityError(
+                "the steps of this training cannot be reached: the model came trained, or from your own fit.",
+                fix="give recipe=SGD(lr=..., epochs=...) (or Adam, AdamW).",
+            )
+        twin = copy.copy(self)
+        twin._reweigh, twin._ways = reweigh, WeakKeyDictionary()
+        return twin
 
     def laid_out(
         self, examples: Examples, weights: np.ndarray | None = None, seed: int = 0
@@ -372,9 +418,9 @@ class Torch:
         """
         from steelyard.learners.torch_replay import TorchTraining
 
-        if self._trained or not isinstance(self._recipe, Recipe):
+        if self._trained or self._reweigh is not None or not isinstance(self._recipe, Recipe):
             raise CapabilityError(
-                "the training of this model is not known: it came trained, or from your own fit.",
+                "the training of this model is not known: it came trained, is reweighed, or from your own fit.",
                 fix="let the learner train it: recipe=SGD(...) without trained=True; or use ekfac.",
             )
         self._remember(require_examples(examples))
@@ -545,12 +591,15 @@ class Torch:
         rows, kept = present(examples.weights(), weights)
         factors = None if kept is None else torch.tensor(kept, dtype=self._dtype, device=self._device)
         members = stage_members(recipe, examples, rows)
-        return Course(self._table(examples), recipe, rows, factors, seed, members=members)
+        table = self._table(examples)
+        return Course(table, recipe, rows, factors, seed, members=members, reweigh=self._reweigh)
 
     def _together(self, examples: Examples) -> Together:
         found = self._ways.get(require_examples(examples))
         if found is None:
-            if isinstance(self._recipe, Recipe):
+            if self._reweigh is not None:
+                found = Together(1, "fits are made one by one: every step asks for weights")
+            elif isinstance(self._recipe, Recipe):
                 course = self._course(self._recipe, examples, None, 0)
                 found = decide(self._origin.draw, self.loss_function, course, self._net)
             else:

@@ -1,6 +1,6 @@
 """What a training goes through, decided before its first step: examples, stages, order and learning rates."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -39,6 +39,15 @@ class Table(Protocol):
         ...
 
 
+Reweigh = Callable[[Tensor, Sequence[Tensor], float], Tensor]
+"""``(losses[batch], parameters, share) -> factors[batch]``: the one hook into the steps of a training.
+
+Called in every step with the unweighted losses of the batch, of which gradients may be taken with
+``retain_graph=True``, the trainable parameters, and the share of the stage's steps that is done, from 0. The factors
+are held fixed in the step, and multiply the weights that examples have already. It must not draw random numbers.
+"""
+
+
 @dataclass(frozen=True, eq=False)
 class Course:
     """What a training goes through, decided before its first step.
@@ -53,6 +62,7 @@ class Course:
         members: ``bool[" row"]`` for every stage, from :func:`stage_members`; empty where all take part in all.
         watch: Called after every epoch with its number, from 1, and the state. A training that has to start again
             calls it again from 1.
+        reweigh: Gives every example of a batch a further factor on its loss, step by step; see :data:`Reweigh`.
     """
 
     table: Table
@@ -63,6 +73,7 @@ class Course:
     keep: Callable[[nn.Module], dict[str, Tensor]] | None = None
     members: tuple[np.ndarray, ...] = ()
     watch: Callable[[int, dict[str, Tensor]], None] | None = None
+    reweigh: "Reweigh | None" = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -196,7 +196,8 @@ def _train(start: Callable[[], nn.Module], loss: LossFunction, course: Course, *
             for epoch in range(leg.recipe.epochs):
                 total = 0.0
                 for places, batch in epoch_batches(course, leg, epoch):
-                    mean = mean_loss(model, loss, course, places, batch)
+                    done = step / max(1, len(leg.rates))
+                    mean = mean_loss(model, loss, course, places, batch, done=done)
                     for parameter in parameters.values():
                         parameter.grad = None
                     mean.backward()
@@ -242,8 +243,14 @@ def epoch_batches(course: Course, leg: Leg, epoch: int) -> Iterator[tuple[np.nda
         yield order[place * leg.size : (place + 1) * leg.size], batch
 
 
-def mean_loss(
-    model: nn.Module, loss: LossFunction, course: Course, places: np.ndarray, batch: Batch
+def mean_loss(  # noqa: PLR0913 - a step has these operands
+    model: nn.Module,
+    loss: LossFunction,
+    course: Course,
+    places: np.ndarray,
+    batch: Batch,
+    *,
+    done: float = 0.0,
 ) -> Tensor:
     """What a step follows the gradient of: ``sum_i w_i l_i / |batch|``.
 
@@ -253,8 +260,12 @@ def mean_loss(
         course: Gives the weights.
         places: Positions of the batch within ``course.rows``.
         batch: Their tensors.
+        done: Share of the steps of the stage that were taken before.
     """
     losses = batch_losses(model, loss, batch, len(places))
+    if course.reweigh is not None:
+        moved = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        losses = losses * course.reweigh(losses, moved, done).detach()
     if course.weights is None:
         return losses.mean()
     return (course.weights[torch.from_numpy(places).to(losses.device)] * losses).sum() / len(places)

@@ -4,6 +4,7 @@ Nothing in here trains, scores, plots or imports a framework. Every array carrie
 mean, its unit and its sign; every record carries its provenance.
 """
 
+from steelyard.records.comparison import Comparison as Comparison
 from steelyard.records.evidence import Evidence as Evidence
 from steelyard.records.examples import Column as Column
 from steelyard.records.examples import Examples as Examples

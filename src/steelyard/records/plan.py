@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -178,3 +179,31 @@ class Plan:
             if values is not None:
                 digest.update(json.dumps([str(v) for v in values]).encode())
         return digest.hexdigest()
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """A plan as plain JSON values."""
+    columns = {name: getattr(plan, name) for name in ("ids", "labels", "previous", "weights")}
+    return {
+        "action": plan.action,
+        "reasons": list(plan.reasons),
+        "train_checksum": plan.train_checksum,
+        "provenance": plan.provenance.to_json(),
+        **{name: None if values is None else np.asarray(values).tolist() for name, values in columns.items()},
+    }
+
+
+def plan_from_json(values: Mapping[str, Any]) -> Plan:
+    """The inverse of :func:`plan_to_json`."""
+    columns = {
+        name: None if values[name] is None else np.array(values[name])
+        for name in ("labels", "previous", "weights")
+    }
+    return Plan(
+        action=values["action"],
+        ids=np.array(values["ids"], dtype=str),
+        reasons=tuple(values["reasons"]),
+        train_checksum=values["train_checksum"],
+        provenance=Provenance.from_json(values["provenance"]),
+        **columns,
+    )

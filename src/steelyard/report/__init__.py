@@ -6,6 +6,7 @@ be made again without the model.
 """
 
 from steelyard.report import checks as checks
+from steelyard.report import comparison as comparison
 from steelyard.report import leaderboard as leaderboard
 from steelyard.report.frames import for_spreadsheet as for_spreadsheet
 from steelyard.report.frames import to_frames as to_frames

@@ -82,6 +82,8 @@ if TYPE_CHECKING:
     from steelyard.score.trak import TRAK as TRAK
     from steelyard.score.tree_kernels import TREX as TREX
     from steelyard.score.tree_kernels import TreeSim as TreeSim
+    from steelyard.score.untrac import UnTrac as UnTrac
+    from steelyard.score.untrac import UnTracInv as UnTracInv
 
 METHODS: Mapping[str, str] = {
     "random": "steelyard.score.baselines:Random",
@@ -149,6 +151,8 @@ METHODS: Mapping[str, str] = {
     "high_dim_representers": "steelyard.score.high_dim_representers:HighDimRepresenters",
     "lpntk": "steelyard.score.lpntk:LpNTK",
     "inffeed": "steelyard.score.inffeed:InfFeed",
+    "untrac": "steelyard.score.untrac:UnTrac",
+    "untrac_inv": "steelyard.score.untrac:UnTracInv",
 }
 """Name on the command line to ``module:Class``."""
 

@@ -1,0 +1,125 @@
+"""Comparison: what systems that choose, weigh or clean data did to a model, against random, at equal budget."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steelyard.errors import DataError
+from steelyard.records.evidence import Verdict
+from steelyard.records.provenance import Cost, Provenance
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a system's plan did after retraining.
+
+    Attributes:
+        estimate: How much better the judging queries are than with random plans of the same budget.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+        p_value: Against random, adjusted for the number of systems on the task.
+        verdict: ``"confirmed"`` beats random, ``"refuted"`` is worse, ``"inconclusive"`` cannot be told apart.
+        measured: The measurement itself, mean over queries and seeds.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    p_value: float
+    verdict: Verdict
+    measured: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system on one task.
+
+    Attributes:
+        task: Name of the task.
+        system: Label of the system.
+        role: ``"system"`` was asked for; ``"control"`` stands beside in any case.
+        effect: None where there is none.
+        does: What the plan does, in words.
+        effective: Effective number of examples that the plan trains on.
+        cost: What making the plan took, without retraining.
+        notes: What is to be known about it.
+        course: Columns of what moved while the plan was made, such as weights of sources; empty if nothing did.
+        problem: Why there is no effect.
+        fix: What could be done about it.
+        applies: False where the system is not possible on this task; that is no failure.
+    """
+
+    task: str
+    system: str
+    role: str
+    effect: Effect | None
+    does: str = ""
+    effective: float = 0.0
+    cost: Cost = field(default_factory=Cost)
+    notes: tuple[str, ...] = ()
+    course: Mapping[str, list[float]] = field(default_factory=dict)
+    problem: str = ""
+    fix: str = ""
+    applies: bool = True
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Systems on tasks, at equal budget.
+
+    Attributes:
+        title: Headline.
+        tasks: Task to facts about it, for people.
+        rows: Every system on every task; controls first.
+        provenance: Of the whole.
+    """
+
+    title: str
+    tasks: Mapping[str, Mapping[str, Any]]
+    rows: tuple[Row, ...]
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def row(self, task: str, system: str) -> Row | None:
+        """The row of that name, if there is one."""
+        return next((row for row in self.rows if (row.task, row.system) == (task, system)), None)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the comparison as one JSON file."""
+        path = Path(path)
+        part = path.with_name(path.name + ".part")
+        head = {"steelyard": "comparison", "format": 1}
+        part.write_text(json.dumps({**head, **asdict(self)}, indent=1), encoding="utf-8")
+        part.replace(path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Comparison":
+        """The inverse of :meth:`save`.
+
+        Raises:
+            DataError: If the file is no comparison.
+        """
+        fix = "give a file written by Comparison.save: comparison.json in the run folder."
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path}: not a comparison: {error}.", fix=fix) from error
+        if not isinstance(values, dict) or values.get("steelyard") != "comparison":
+            raise DataError(f"{path}: not a comparison.", fix=fix)
+        return cls(
+            title=values["title"],
+            tasks=values["tasks"],
+            rows=tuple(_row(one) for one in values["rows"]),
+            provenance=Provenance.from_json(values["provenance"]),
+        )
+
+
+def _row(values: Mapping[str, Any]) -> Row:
+    made = {
+        "effect": None if values["effect"] is None else Effect(**values["effect"]),
+        "cost": Cost(**values["cost"]),
+        "notes": tuple(values["notes"]),
+    }
+    return Row(**(dict(values) | made))
