@@ -96,13 +96,13 @@ def load_problem(
             f"{model} gives a model without data, and {missing} is missing.",
             fix="name the data: --train train.jsonl --query test.jsonl (JSONL, CSV, Parquet, Arrow, .npz).",
         )
-    if not folder:
-        found = learner_of(found)
-    missing = isinstance(found, HasLeaves)  # trees send missing values their own way
-    train, query = (data.read(path, missing=missing) for path in (data.train, data.query))
     if folder:
+        train, query = data.read(data.train), data.read(data.query)
         return language_problem(found, train, query, answer=options.answer, seed=seed)
-    return problem_of(found, train, query, seed=seed)
+    learner = learner_of(found)
+    missing = isinstance(learner, HasLeaves)  # trees send missing values their own way
+    train, query = (data.read(path, missing=missing) for path in (data.train, data.query))
+    return problem_of(learner, train, query, seed=seed)
 
 
 def _opened(model: str, data: DataOptions, options: LanguageOptions, *, trust: bool) -> Any:
