@@ -129,6 +129,13 @@ def test_files_of_newer_releases_and_of_other_kinds(tmp_path):
         sy.learners.Boosted(tmp_path / "none.txt")
 
 
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_a_booster_is_trained_again_by_its_own_parameters(library):
+    boosted, train = sy.learners.Boosted(named_booster(library)), numeric()
+    fitted = boosted.explained(train)
+    assert np.abs(boosted.measure(boosted.fit(train), train) - boosted.measure(fitted, train)).max() < 1e-6
+
+
 def test_weights_of_zero():
     boosted, train = learner("hist", "binary"), examples("binary", weighted=False)
     with pytest.raises(FitError, match="all weights are 0"):

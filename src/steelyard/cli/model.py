@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from steelyard.cli.language import LanguageOptions, language_problem, open_folder
 from steelyard.cli.options import number_of, pairs
@@ -97,13 +97,13 @@ def load_problem(
             f"{model} gives a model without data, and {missing} is missing.",
             fix="name the data: --train train.jsonl --query test.jsonl (JSONL, CSV, Parquet, Arrow, .npz).",
         )
-    if not folder:
-        found = learner_of(found)
-    missing = isinstance(found, HasLeaves)  # trees send missing values their own way
-    train, query = (data.read(path, missing=missing) for path in (data.train, data.query))
     if folder:
-        return language_problem(found, train, query, answer=options.answer, seed=seed)
-    return problem_of(found, train, query, seed=seed)
+        train, query = data.read(data.train), data.read(data.query)
+        return language_problem(cast(Any, found), train, query, answer=options.answer, seed=seed)
+    learner = learner_of(found)
+    missing = isinstance(learner, HasLeaves)  # trees send missing values their own way
+    train, query = (data.read(path, missing=missing) for path in (data.train, data.query))
+    return problem_of(learner, train, query, seed=seed)
 
 
 def _opened(model: str, data: DataOptions, options: LanguageOptions, *, trust: bool) -> Any:

@@ -20,7 +20,14 @@ from steelyard.trees.objectives import Custom, Objective
 _CLASSES = ("binary", "multiclass", "multiclassova")
 _NOT_OF_TRAINING = (
     "num_iterations", "early_stopping_round", "categorical_feature", "data", "valid", "machines", "num_threads", "seed",
-    "deterministic", "verbosity", "objective",
+    "deterministic", "verbosity", "objective", "force_col_wise", "force_row_wise",
+)  # fmt: skip
+# A model's text says 0 and 1 where training takes true and false.
+_TRUTHS = (
+    "bagging_by_query", "extra_trees", "first_metric_only", "xgboost_dart_mode", "uniform_drop", "use_quantized_grad",
+    "quant_train_renew_leaf", "stochastic_rounding", "linear_tree", "is_enable_sparse", "enable_bundle", "use_missing",
+    "zero_as_missing", "feature_pre_filter", "pre_partition", "two_round", "header", "precise_float_parser",
+    "is_unbalance", "boost_from_average", "reg_sqrt", "lambdarank_norm", "gpu_use_dp",
 )  # fmt: skip
 _FIXED = {"num_threads": 1, "deterministic": True, "force_row_wise": True, "verbosity": -1}
 
@@ -36,7 +43,11 @@ def training(model: Any, given: Mapping[str, Any] | None, custom: Custom | None)
             "the LightGBM model does not hold its training parameters.",
             fix="give them: Boosted(model, parameters={...}) (on the command line: --parameter NAME=VALUE).",
         )
-    found = {key: value for key, value in text.parameters.items() if value and key not in _NOT_OF_TRAINING}
+    found: dict[str, Any] = {
+        key: value == "1" if key in _TRUTHS else value
+        for key, value in text.parameters.items()
+        if value and key not in _NOT_OF_TRAINING
+    }
     found |= {"objective": text.header.get("objective", "none").split(" ")[0]}
     count = int(text.header["num_tree_per_iteration"])
     return Training(None, found | dict(given or {}), len(text.trees) // count, custom)
