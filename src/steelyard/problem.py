@@ -246,6 +246,15 @@ class HasVariants(Protocol):
         ...
 
 
+@runtime_checkable
+class HasContinuation(Protocol):
+    """Can train on from a model."""
+
+    def continuing(self, fitted: Any) -> Learner:
+        """The same learner, whose trainings begin at this model."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A learner, the examples it learned from, and the queries asked about.
@@ -324,6 +333,7 @@ _PHRASES = {
     "HasCheckpoints": "training checkpoints",
     "HasEpochs": "a training that can be followed epoch by epoch",
     "HasExtraClass": "a class more than the labels have",
+    "HasContinuation": "a training that goes on from a model",
     "HasMoments": "Adam's moments of gradients",
     "HasLengths": "lengths in tokens",
     "HasTokens": "the characters of every token",

@@ -21,7 +21,7 @@ _PAGES_THAT_RUN = (
     "docs/families/bayesian.md",
     "docs/families/surrogates.md",
 )
-_COMMANDS = ("attribute", "value", "clean", "verify", "leaderboard", "report", "methods", "demo")
+_COMMANDS = ("attribute", "value", "clean", "select", "verify", "leaderboard", "report", "methods", "demo")
 
 
 def _pages() -> list[Path]:

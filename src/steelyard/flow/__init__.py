@@ -20,6 +20,12 @@ from steelyard.flow.problems import problem_of as problem_of
 from steelyard.flow.scoring import attribute as attribute
 from steelyard.flow.scoring import explain as explain
 from steelyard.flow.scoring import with_predictions as with_predictions
+from steelyard.flow.selecting import select as select
+from steelyard.flow.selecting import selected as selected
+from steelyard.flow.staging import Choose as Choose
+from steelyard.flow.staging import Staged as Staged
+from steelyard.flow.staging import choose_by as choose_by
+from steelyard.flow.staging import train_in_stages as train_in_stages
 from steelyard.flow.valuing import grouped as grouped
 from steelyard.flow.valuing import interval_meaning as interval_meaning
 from steelyard.flow.valuing import value as value
