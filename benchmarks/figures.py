@@ -471,6 +471,41 @@ def _between(found: Sequence[float]) -> str:
     return f"{found[0]:.2f} ({found[1]:.2f} to {found[2]:.2f})"
 
 
+def _surrogates(found: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for task, ways in found.items():
+        if task in ("store", "groups"):
+            continue
+        rows = [
+            (
+                name,
+                row["held-out loss"],
+                ""
+                if row["gain over random"] is None
+                else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row["gain over random"]),
+                "" if row["beats random"] is None else "yes" if row["beats random"] else "no",
+                "" if row["agreement with the oracle"] is None else row["agreement with the oracle"],
+                row["gradients"],
+                row["seconds"],
+            )
+            for name, row in ways.items()
+        ]
+        head = (
+            "chosen by",
+            "held-out loss",
+            "gain over random",
+            "beats random",
+            "agreement",
+            "gradients",
+            "seconds",
+        )
+        lines += [f"Task {task}:", "", *_table(head, rows), ""]
+    for part in ("store", "groups"):
+        head = ("", *next(iter(found[part].values())))
+        lines += [*_table(head, [(name, *row.values()) for name, row in found[part].items()]), ""]
+    return lines[:-1]
+
+
 _SECTIONS = {
     "explained": _explained,
     "demonstrations": _demonstrations,
@@ -490,6 +525,7 @@ _SECTIONS = {
     "attribution": _attribution,
     "trees": _trees,
     "systems": _systems,
+    "surrogates": _surrogates,
 }
 
 

@@ -318,6 +318,15 @@ class HasVariants(Protocol):
         ...
 
 
+@runtime_checkable
+class HasContinuation(Protocol):
+    """Can train on from a model."""
+
+    def continuing(self, fitted: Any) -> Learner:
+        """The same learner, whose trainings begin at this model."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A learner, the examples it learned from, and the queries asked about.
@@ -400,6 +409,7 @@ _PHRASES = {
     "HasShorterTraining": "a training that can be cut short",
     "HasReweighing": "a hook into the steps of its training",
     "HasExtraClass": "a class more than the labels have",
+    "HasContinuation": "a training that goes on from a model",
     "HasMoments": "Adam's moments of gradients",
     "HasLengths": "lengths in tokens",
     "HasTokens": "the characters of every token",

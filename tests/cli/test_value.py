@@ -66,11 +66,25 @@ def test_groups_and_another_utility(runner, grouped, tmp_path):
     assert all(row["low"] == row["high"] == row["value"] for row in answer["values"])
 
 
+@pytest.mark.parametrize("method", ["data_oob", "lava"])
+def test_groups_are_valued_without_a_game(runner, grouped, tmp_path, method):
+    out = tmp_path / "run"
+    given = ["value", grouped, "--groups", "source", "--out", str(out), "--method", method, "--json"]
+    found = runner.invoke(app, [*given, *(["--set", "fits=50"] if method == "data_oob" else [])])
+    assert found.exit_code == 0, found.output
+    answer = json.loads(found.stdout)
+    assert {row["train_id"] for row in answer["values"]} == set("abcde")
+    assert all(row["low"] < row["value"] < row["high"] for row in answer["values"])
+    if method == "data_oob":
+        assert answer["values"][0]["train_id"] == "a"  # whose labels are all wrong
+
+
 def test_what_cannot_be_grouped_says_what_can(runner, grouped, tmp_path):
     given = ["value", grouped, "--out", str(tmp_path / "run"), "--groups", "source"]
-    found = runner.invoke(app, [*given, "--method", "data_oob"])
+    found = runner.invoke(app, [*given, "--method", "knn_shapley"])
     assert found.exit_code == 2
     assert "data_shapley" in found.output
+    assert "lava" in found.output
     found = runner.invoke(app, [*given[:-1], "owner", "--method", "banzhaf", "--set", "fits=40"])
     assert found.exit_code == 2
     assert "no column 'owner'" in found.output

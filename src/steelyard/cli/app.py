@@ -15,6 +15,7 @@ from steelyard.cli.index import index
 from steelyard.cli.leaderboard import leaderboard
 from steelyard.cli.methods import methods
 from steelyard.cli.report import report
+from steelyard.cli.select import select
 from steelyard.cli.value import value
 from steelyard.cli.verify import verify
 
@@ -48,7 +49,7 @@ def steelyard(
     """
 
 
-for _command in (attribute, value, clean, harden, choose, verify, leaderboard, report, methods, demo):
+for _command in (attribute, value, clean, select, harden, choose, verify, leaderboard, report, methods, demo):
     app.command()(_command)
 app.add_typer(act)
 app.add_typer(index)

@@ -49,6 +49,17 @@ def mixed(
     return found[:, 1:] < found[:, :1], found[:, 0]
 
 
+def copies(
+    seed: int, rows: range, probabilities: Float[np.ndarray, " coalition"], *, players: int
+) -> Bool[np.ndarray, "coalition player"]:
+    """Coalitions drawn once more with the probabilities of those that ``mixed`` drew: their knock-offs."""
+
+    def block(draw: np.random.Generator) -> np.ndarray:
+        return draw.random((_BLOCK, players))
+
+    return _rows(seed, "copies", rows, block) < probabilities[:, None]
+
+
 def kernel(seed: int, players: int, rows: range) -> Bool[np.ndarray, "coalition player"]:
     """Coalitions neither empty nor complete, of sizes by ``complementary_sizes``, uniform within a size."""
     probabilities = complementary_sizes(players)

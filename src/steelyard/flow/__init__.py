@@ -23,6 +23,12 @@ from steelyard.flow.problems import problem_of as problem_of
 from steelyard.flow.scoring import attribute as attribute
 from steelyard.flow.scoring import explain as explain
 from steelyard.flow.scoring import with_predictions as with_predictions
+from steelyard.flow.selecting import select as select
+from steelyard.flow.selecting import selected as selected
+from steelyard.flow.staging import Choose as Choose
+from steelyard.flow.staging import Staged as Staged
+from steelyard.flow.staging import choose_by as choose_by
+from steelyard.flow.staging import train_in_stages as train_in_stages
 from steelyard.flow.systems import SYSTEMS as SYSTEMS
 from steelyard.flow.systems import system_by_name as system_by_name
 from steelyard.flow.tasks import Task as Task

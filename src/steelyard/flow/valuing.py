@@ -56,7 +56,7 @@ def value(  # noqa: PLR0913 - those of attribute, and what is valued by what
         return scores
     known = scores.uncertainty
     if known is not None:
-        known = Uncertainty(known.examples[:, None], known.examples, known.freedom)
+        known = Uncertainty(known.examples[:, None], known.examples, known.freedom, known.over)
     return replace(
         scores,
         values=values[:, None],
@@ -120,8 +120,9 @@ def value_table(scores: Scores, *, level: float = 0.95) -> "pl.DataFrame":
     """One row per training example with its value and interval, lowest value first.
 
     Where scores come with standard errors, the interval is Student's, and says how the value may change with other
-    random fits. Else it is that of a mean over queries drawn at random from a population: normal, from the spread over
-    the queries. It says how the value may change with other queries, not with another training.
+    random fits (for ``lava``: with other queries). Else it is that of a mean over queries drawn at random from a
+    population: normal, from the spread over the queries. It says how the value may change with other queries, not with
+    another training.
 
     Args:
         scores: Pair scores, or per-example scores; of the latter without standard errors, or of a single query, there
@@ -145,9 +146,8 @@ def value_table(scores: Scores, *, level: float = 0.95) -> "pl.DataFrame":
 def interval_meaning(scores: Scores) -> str:
     """What the interval of :func:`value_table` is about, in a few words; empty if there is none."""
     if scores.uncertainty is not None:
-        return (
-            "other random fits" if np.isfinite(scores.uncertainty.freedom) else "nothing (no fit was drawn)"
-        )
+        drawn = np.isfinite(scores.uncertainty.freedom)
+        return scores.uncertainty.over if drawn else "nothing (no fit was drawn)"
     return "other queries" if _over_queries(scores) else ""
 
 

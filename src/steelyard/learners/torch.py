@@ -494,6 +494,13 @@ class Torch:
         twin._net, twin._trained = copy.deepcopy(self.load(fitted)), True
         return twin
 
+    def continuing(self, fitted: TorchFitted) -> "Torch":
+        """The same learner, whose trainings go on from this model; the optimiser begins anew."""
+        twin = self.explaining(fitted)
+        twin._origin = replace(self._origin, net=twin._net, factory=None, start="given")
+        twin._trained, twin._ways = False, WeakKeyDictionary()
+        return twin
+
     def dump(self, fitted: TorchFitted) -> Mapping[str, np.ndarray]:
         """The fitted model as arrays."""
         return dump(fitted)

@@ -42,18 +42,21 @@ class Transport:
     residual: float = 0.0
 
 
-def transport(costs: Float[np.ndarray, "source target"]) -> Transport:
+def transport(
+    costs: Float[np.ndarray, "source target"], start: Float[np.ndarray, " target"] | None = None
+) -> Transport:
     """Move uniform mass on the source points to uniform mass on the target points.
 
     Cost: a linear programme up to 40,000 pairs; else at most a few thousand sweeps over the matrix of costs.
 
     Args:
         costs: Of moving a unit of mass between two points, not negative.
+        start: Potentials of the target points in a problem much like this one: saves five sixths of the sweeps.
 
     Raises:
         NumericsError: If the linear programme fails.
     """
-    return _exact(costs) if costs.size <= LARGEST_EXACT else _regularised(costs)
+    return _exact(costs) if costs.size <= LARGEST_EXACT else _regularised(costs, start)
 
 
 def _exact(costs: np.ndarray) -> Transport:
@@ -78,14 +81,14 @@ def _exact(costs: np.ndarray) -> Transport:
     return Transport(float(found.fun), potentials[:sources], potentials[sources:], exact=True)
 
 
-def _regularised(costs: np.ndarray) -> Transport:
+def _regularised(costs: np.ndarray, start: np.ndarray | None) -> Transport:
     costs = np.asarray(costs, dtype=np.float64)
     sources, targets = costs.shape
     log_a, log_b = -np.log(sources), -np.log(targets)
-    f, g = np.zeros(sources), np.zeros(targets)
+    f, g = np.zeros(sources), np.zeros(targets) if start is None else start
     smallest = _REGULARISATION * max(float(costs.mean()), np.finfo(np.float64).tiny)
     residual = np.inf
-    for blur in smallest * 2.0 ** np.arange(2 * _STEPS, -1, -2):
+    for blur in smallest * 2.0 ** np.arange(0 if start is not None else 2 * _STEPS, -1, -2):
         for _ in range(_SWEEPS):
             f = -blur * logsumexp((g[None] - costs) / blur + log_b, axis=1)
             moved = -blur * logsumexp((f[:, None] - costs) / blur + log_a, axis=0)

@@ -59,8 +59,8 @@ class Scores:
         train_checksum: Checksum of the training examples.
         query_checksum: Checksum of the queries.
         provenance: How the scores were made.
-        uncertainty: Standard errors, where the scores were estimated from random fits; None where nothing was drawn
-            or nothing is known.
+        uncertainty: Standard errors, where the scores were estimated from what was drawn at random; None where nothing
+            was drawn or nothing is known.
 
     Raises:
         ShapeError: If values and ids, or values and standard errors, disagree.
@@ -224,7 +224,8 @@ def _uncertainty(path: Path) -> Uncertainty | None:
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as kept:
-        return Uncertainty(kept["pairs"], kept["examples"], float(kept["freedom"]))
+        over = {"over": str(kept["over"])} if "over" in kept else {}
+        return Uncertainty(kept["pairs"], kept["examples"], float(kept["freedom"]), **over)
 
 
 def write_scores_header(scores: Scores, folder: Path) -> None:

@@ -9,17 +9,18 @@ from steelyard.errors import ShapeError
 
 @dataclass(frozen=True, eq=False)
 class Uncertainty:
-    """Standard errors of scores that were estimated from fits drawn at random.
+    """Standard errors of scores that were estimated from something drawn at random: fits, or else the queries.
 
-    They say how other draws would have changed the scores, not how other queries or another training set would. The
-    scores of one example for several queries come from the same fits, so the error of their mean cannot be found from
-    the errors of each and is kept beside them.
+    They say how other draws would have changed the scores, not how another training set would. The scores of one
+    example for several queries come from the same draws, so the error of their mean cannot be found from the errors of
+    each and is kept beside them.
 
     Attributes:
         pairs: ``float["train query"]`` Standard error of every score, in its unit; NaN where it could not be
             estimated.
         examples: ``float[" train"]`` Standard error of every example's mean over the queries.
         freedom: Degrees of freedom of these standard errors; infinite where nothing was drawn.
+        over: What would have been drawn otherwise, in a few words.
 
     Raises:
         ShapeError: If pairs and examples disagree.
@@ -28,6 +29,7 @@ class Uncertainty:
     pairs: np.ndarray
     examples: np.ndarray
     freedom: float | int
+    over: str = "other random fits"
 
     def __post_init__(self) -> None:
         if self.pairs.ndim != 2 or self.examples.shape != self.pairs.shape[:1]:

@@ -5,10 +5,11 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
+from scipy.sparse import csr_array
 
 from steelyard.collect import coalitions
 from steelyard.collect.fits import outcomes
-from steelyard.collect.players import players_of
+from steelyard.collect.players import Players, players_of
 from steelyard.errors import NumericsError, SettingError
 from steelyard.maths.tallies import Tally, merge, tally
 from steelyard.problem import Problem
@@ -29,18 +30,20 @@ class DataOOB:
     with T the learner's measurement, turned so that higher is better: minus the loss, the margin, or whether the
     label is predicted (``accuracy``, as in the paper). Low values are suspect: models that have not seen the example
     contradict its label. It needs no queries, and says how the example fits the others, not how much it helps. The
-    standard error says how other bootstrap samples would change the value.
+    standard error says how other bootstrap samples would change the value. With ``groups`` whole groups are drawn, and
+    the value of a group is the mean over its examples, by models that saw none of them.
 
-    Cost: ``fits`` fits. An example is out of the bag in about 37 % of them.
+    Cost: ``fits`` fits. An example or group is out of the bag in about 37 % of them.
 
     Args:
         fits: Bootstrap samples.
         seconds: Stop after so long; 0: never.
         seeds: Training seeds to average over, in turns.
+        groups: Values of the groups that this column names, instead of examples.
 
     Example:
         >>> DataOOB(fits=50)
-        DataOOB(fits=50, seconds=0.0, seeds=1)
+        DataOOB(fits=50, seconds=0.0, seeds=1, groups='')
 
     Source: Kwon & Zou (2023), "Data-OOB: Out-of-bag Estimate as a Simple and Efficient Data Value". Deviation: any
     learner and measurement, through bootstrap counts as weights, instead of decision trees and accuracy.
@@ -49,6 +52,7 @@ class DataOOB:
     fits: int = 200
     seconds: float | int = 0.0
     seeds: int = 1
+    groups: str = ""
     card: ClassVar[MethodCard] = MethodCard(
         paper="Kwon & Zou 2023, Data-OOB: Out-of-bag Estimate as a Simple and Efficient Data Value",
         needs="refits",
@@ -61,15 +65,15 @@ class DataOOB:
             raise SettingError(f"DataOOB: seeds={self.seeds}.", fix="give at least one seed.")
 
     def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """One value per training example in the unit of the measurement; low is suspect.
+        """One value per training example or group in the unit of the measurement; low is suspect.
 
         Raises:
             SettingError: If the budget is too small; the error says what would do.
-            NumericsError: If an example was never out of the bag, or nearly all fits failed.
+            NumericsError: If an example or group was never out of the bag, or nearly all fits failed.
         """
         run = run or in_memory()
         started = begin(self, problem, run)
-        bags = _Bags(problem, run, self.seeds)
+        bags = _Bags(problem, run, self.seeds, players_of(problem.train, self.groups))
         sampler = Sampler(1, bags.draw, least=_LEAST)
         effort = Effort(self.fits, seconds=self.seconds)
         gathered = gather(sampler, bags, effort, run, method="DataOOB", combine=merge)
@@ -81,9 +85,9 @@ class DataOOB:
         missing = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(missing):
             raise NumericsError(
-                f"DataOOB: {len(missing)} examples were in all {bags.spent - bags.failed} bags that could be fitted, "
-                f"the first is {str(problem.train.ids[missing[0]])!r}.",
-                fix="raise fits=; with 50 or more, no example is in every bag.",
+                f"DataOOB: {len(missing)} of {len(values)} were in all {bags.spent - bags.failed} bags that could be "
+                f"fitted, the first is {str(bags.players.shown[missing[0]])!r}.",
+                fix="raise fits=; with 50 or more, none is in every bag.",
             )
         count = gathered.state.count
         facts = {
@@ -101,6 +105,7 @@ class DataOOB:
             unit=problem.learner.measurement.unit,
             axis="example",
             query_ids=("out of bag",),
+            train_ids=bags.players.shown if self.groups else None,
             suspect="low",
             resolved=facts,
             started=started,
@@ -116,8 +121,8 @@ class DataOOB:
 class _Bags:
     """Fits on bootstrap samples, measured on every training example; it counts them."""
 
-    def __init__(self, problem: Problem, run: Run, seeds: int) -> None:
-        self.players = players_of(problem.train)
+    def __init__(self, problem: Problem, run: Run, seeds: int, players: Players) -> None:
+        self.players = players
         self.spent: int = 0
         self.failed: int = 0
         self.said = ""
@@ -126,7 +131,7 @@ class _Bags:
         self._problem = Problem(problem.learner, problem.train, problem.train, seed=problem.seed)
 
     def draw(self, units: range) -> Tally:
-        """Outcomes of examples that are not in the bag; in-bag outcomes are no samples."""
+        """Mean outcomes of players that are not in the bag; in-bag outcomes are no samples."""
         bags = coalitions.bags(self._problem.seed, len(self.players), units)
         owner = self.players.owner
         weightings: Float[np.ndarray, "bag train"] = bags[:, owner] * (owner >= 0)
@@ -136,6 +141,7 @@ class _Bags:
         self.failed += int(found.failed.sum())
         self.said = self.said or next((message for message in found.messages if message), "")
         present = np.flatnonzero(owner >= 0)
-        samples = np.full(bags.shape, np.nan)
-        samples[:, owner[present]] = self._sign * found.values[:, present]
+        share = 1.0 / np.bincount(owner[present])[owner[present]]
+        member = csr_array((share, (np.arange(len(present)), owner[present])))
+        samples = np.asarray(self._sign * found.values[:, present] @ member)
         return tally(np.where(bags == 0, samples, np.nan)[:, :, None])

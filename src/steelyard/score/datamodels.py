@@ -5,6 +5,7 @@ with one probability (datamodels), or with several, which makes the weights effe
 training set (AME).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,16 +16,19 @@ from steelyard.collect import coalitions
 from steelyard.collect.games import Game, Rules
 from steelyard.collect.players import players_of
 from steelyard.errors import NumericsError, SettingError
+from steelyard.maths.knockoffs import knockoff_filter, knockoff_wins
 from steelyard.maths.regression import FOLDS, Kind, LinearModels, linear_models
 from steelyard.problem import Problem
 from steelyard.records import Cost, Scores
 from steelyard.run import Run, in_memory
+from steelyard.run.seeds import generator
 from steelyard.score.driver import MethodCard, Started, begin
 from steelyard.score.sampling import Effort, Estimate, Sampler, gather, value_scores, with_mean
 from steelyard.score.semivalues import Draws
 
 _LEAST = 4 * FOLDS
 Rows = tuple[np.ndarray, np.ndarray]
+Select = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,15 @@ class AME:
     the effect is the Shapley value; the few probabilities of the default stay away from the ends, where fits say
     little.
 
-    Cost: ``fits`` fits and that of the regression, as for ``Datamodels``.
+    With ``fdr`` above 0, knock-offs say whose effect is not chance: every coalition is drawn a second time with its
+    probability but not trained, and an example is selected for a query if its weight beats that of its second draw so
+    clearly that at most that share of all selected is expected to be wrong. Effects that are not selected become 0;
+    their standard errors stay. No linear model is assumed. Either nothing or at least 1 / fdr examples are selected for
+    a query, so that fewer effects than that cannot be told. The record names those selected for the mean over the
+    queries, and how many each query has.
+
+    Cost: ``fits`` fits and that of the regression, as for ``Datamodels``; with ``fdr`` a second regression on twice as
+    many features.
 
     Args:
         regression: ``"lasso"`` or ``"ridge"``.
@@ -121,9 +133,12 @@ class AME:
         seconds: Stop after so long; 0: never.
         seeds: Training seeds to average over, in turns.
         groups: Effects of the groups that this column names, instead of examples.
+        fdr: Share of false ones among the selected, such as 0.1; 0: no selection.
 
     Source: Lin et al. (2022), "Measuring the Effect of Training Data on Deep Learning Predictions via Randomized
-    Experiments". Deviation: penalty chosen per query by five folds, and no knock-offs.
+    Experiments"; its false positive control is by model-X knock-offs, see ``maths/knockoffs.py``. Deviations: penalty
+    chosen per query by five folds; effects of both signs are selected, every query and their mean apart; no hierarchy
+    of sources.
     """
 
     regression: Kind = "lasso"
@@ -132,6 +147,7 @@ class AME:
     seconds: float | int = 0.0
     seeds: int = 1
     groups: str = ""
+    fdr: float | int = 0.0
     card: ClassVar[MethodCard] = MethodCard(
         paper="Lin et al. 2022, Measuring the Effect of Training Data on Deep Learning Predictions",
         needs="refits",
@@ -145,6 +161,8 @@ class AME:
                 f"AME: probabilities={self.probabilities}, seeds={self.seeds}.",
                 fix="give probabilities above 0 and below 1, such as 0.2,0.4,0.6,0.8, and at least one seed.",
             )
+        if not 0 <= self.fdr < 1:
+            raise SettingError(f"AME: fdr={self.fdr}.", fix="give 0 (no selection), or a share such as 0.1.")
 
     def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
         """Effects in the unit of the measurement; positive helps.
@@ -159,20 +177,40 @@ class AME:
         draws = Draws(problem.seed, self.seeds)
         levels = np.array(self.probabilities, dtype=np.float64)
         variance = float(np.mean(1.0 / (levels * (1.0 - levels))))
+        players, among = len(game.players), tuple(self.probabilities)
 
         def draw(units: range) -> Rows:
-            masks, p = coalitions.mixed(
-                draws.seed, len(game.players), units, probabilities=tuple(self.probabilities)
-            )
-            features = np.where(masks, 1.0 / p[:, None], -1.0 / (1.0 - p[:, None]))
-            return features, game.play_some(masks, draws.of(units))
+            masks, p = coalitions.mixed(draws.seed, players, units, probabilities=among)
+            return _centred(masks, p), game.play_some(masks, draws.of(units))
+
+        def select(features: np.ndarray, utilities: np.ndarray, known: np.ndarray) -> np.ndarray:
+            rows = range(len(known))
+            _, p = coalitions.mixed(draws.seed, players, rows, probabilities=among)
+            copies = _centred(coalitions.copies(draws.seed, rows, p, players=players), p)[known]
+            tie = generator(draws.seed, "knockoffs")
+            wins = knockoff_wins(features, copies, utilities, kind=self.regression, draw=tie)
+            return knockoff_filter(wins, rate=float(self.fdr))
 
         # A feature has mean 0 and this variance, so the effect is its covariance with the outcome.
-        return _regressed(self, problem, run, game, draw, started=started, scale=variance)
+        return _regressed(
+            self,
+            problem,
+            run,
+            game,
+            draw,
+            started=started,
+            scale=variance,
+            select=select if self.fdr else None,
+        )
 
     def predict(self, problem: Problem) -> Cost:
         """The budget."""
         return Cost(fits=self.fits)
+
+
+def _centred(masks: np.ndarray, p: np.ndarray) -> Float[np.ndarray, "coalition player"]:
+    """Features of mean 0 that are not correlated between players."""
+    return np.where(masks, 1.0 / p[:, None], -1.0 / (1.0 - p[:, None]))
 
 
 def _regressed(  # noqa: PLR0913 - what both classes have at hand
@@ -184,6 +222,7 @@ def _regressed(  # noqa: PLR0913 - what both classes have at hand
     *,
     started: Started,
     scale: float,
+    select: Select | None = None,
 ) -> Scores:
     name = type(method).__name__
     effort = Effort(method.fits, seconds=method.seconds)
@@ -199,10 +238,17 @@ def _regressed(  # noqa: PLR0913 - what both classes have at hand
     found = linear_models(features[known], with_mean(utilities[known]), kind=method.regression)
     if found.unconverged:
         run.note(f"{name}: {found.unconverged} lasso fits did not reach their tolerance")
-    weights = _exact_mean(found)
+    weights, facts = _exact_mean(found), _facts(found)
+    if select is not None:
+        chosen = select(features[known], with_mean(utilities[known]), known)
+        weights = np.where(chosen, weights, 0.0)
+        facts |= _selection(chosen, game)
+        if not chosen.any():
+            run.note(
+                f"{name}: no effect stands out from its knock-off; more fits, or a larger fdr=, may show some"
+            )
     estimate = Estimate(scale * weights, scale * found.errors, gathered.units, gathered.stopped)
     freedom = max(1, int(known.sum()) - 1) if method.regression == "ridge" else FOLDS - 1
-    facts = _facts(found)
     return value_scores(
         method, problem, run, game, estimate, started=started, freedom=freedom, resolved=facts
     )
@@ -221,6 +267,13 @@ def _facts(found: LinearModels) -> dict[str, Any]:
         "out-of-sample correlation of the mean over queries": _number(found.correlation[-1]),
         "penalty, median over queries": float(np.median(found.penalties[:-1])),
         "out-of-sample correlation by query": [_number(value) for value in correlation],
+    }
+
+
+def _selection(chosen: np.ndarray, game: Game) -> dict[str, Any]:
+    return {
+        "selected for the mean over queries": game.players.names[chosen[:, -1]].tolist(),
+        "selected, by query": chosen[:, :-1].sum(axis=0).tolist(),
     }
 
 

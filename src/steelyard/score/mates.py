@@ -48,7 +48,7 @@ class MATES:
     Cost: per stage and probed example one gradient and a forward pass of all queries; two forward passes per example.
 
     Args:
-        share: Of the training examples to probe; 20 at least.
+        share: Of the training examples to probe; 20 at least. At 1 all are, and the gains themselves are given.
         rate: Learning rate of the step; ``"auto"``: that of the learner's recipe, else 0.01.
         stages: At how many states along the training; 1 is the explained model. More need checkpoints.
 
@@ -82,7 +82,10 @@ class MATES:
         for number, state in enumerate(stages):
             rows = probed_rows(problem, self.share, stage=number)
             found = _surrogate(problem, state, rows, run, rate=rate, method="MATES")
-            total += found.predicted / len(stages)
+            if len(rows) == len(total):  # nothing is left to be predicted
+                total[rows] += found.measured / len(stages)
+            else:
+                total += found.predicted / len(stages)
             facts.append(agreement(found.ridge.held_out, found.measured))
         resolved = {
             "rate": rate,
@@ -107,8 +110,8 @@ class GroupMATES:
 
     The gain of the t-th step of a short training on a group is modelled as the example's own gain, as in ``mates``,
     times :math:`1 - \gamma_q r_t`, with :math:`r_t` the sum of its cosines with the members before it. :math:`\gamma`
-    is fitted to probed groups; the record compares the order of held-out groups' gains with the plain sum of own
-    gains and with this model, which is used only where it does better. The score is the expected gain of the example
+    is fitted to probed groups; the record compares held-out groups' gains with the plain sum of own gains and with this
+    model, which is used only where its squared error is smaller. The score is the expected gain of the example
     in the middle of a random group of that size.
 
     Cost: that of ``mates``, and ``groups * size`` more steps.
@@ -161,8 +164,9 @@ class GroupMATES:
         # The examples of a random group that come before its middle, as related as any two are on average.
         mean = (vectors @ vectors.sum(axis=0) - (vectors**2).sum(axis=1)) / max(1, len(vectors) - 1)
         by_sum, by_model = agreement(plain.sum(axis=1), measured), agreement(model.sum(axis=1), measured)
-        used = (by_model["mean_spearman_per_query"] or 0.0) > (by_sum["mean_spearman_per_query"] or 0.0)
-        if not used:  # relations that do not order unseen groups better have no place in the scores
+        errors = [float(np.square(each.sum(axis=1) - measured).sum()) for each in (plain, model)]
+        used = errors[1] < errors[0]
+        if not used:  # relations that do not explain unseen groups better have no place in the scores
             redundancy = np.zeros_like(redundancy)
         values = own.predicted * (1 - redundancy * ((self.size - 1) / 2 * mean)[:, None])
         resolved = {
@@ -171,6 +175,7 @@ class GroupMATES:
             "held_out_examples": agreement(own.ridge.held_out, own.measured),
             "held_out_groups_plain_sum": by_sum,
             "held_out_groups_relational": by_model,
+            "held_out_groups_error_ratio": errors[1] / errors[0] if errors[0] else None,
             "relations_used": used,
         }
         unit = problem.learner.measurement.unit

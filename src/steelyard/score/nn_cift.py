@@ -4,8 +4,10 @@ Source: Agarwal & Hakkani-Tür (2025), "Data Valuation using Neural Networks for
 arXiv:2502.09969: the InfluenceNetwork on concatenated embeddings, trained on a small share of the pairs.
 
 Deviations: the embeddings are those of the learner with its errors (see ``collect/describing.py``), reduced to their
-main components; products of the components and the inner product of the whole embeddings stand beside them; scores are
-standardised; the share is of training examples, each with all queries, because that is what a method's cost goes by.
+main components; products of the components stand beside them, and two inner products of the whole embeddings, as they
+are and through the damped inverse of their second moment (which is how the last layer alone enters influence); scores
+are standardised; the share is of training examples, each with all queries, because that is what a method's cost goes
+by.
 """
 
 import warnings
@@ -30,6 +32,7 @@ from steelyard.score.driver import MethodCard, PairMethod, Predicts, begin, make
 _LEAST = 20
 _TESTED = 0.2
 _BLOCK = 2**18
+_DAMPING = 0.1
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,16 @@ class NNCIFT:
             self, problem, values, run, unit=unit, resolved=facts, started=started
         ).check_finite()
 
+    def stretched(
+        self, problem: Problem, rows: Int[np.ndarray, " row"], known: Float[np.ndarray, "row query"], run: Run
+    ) -> Float[np.ndarray, "train query"]:
+        """Scores of all pairs from those of some rows, wherever they come from: such as a gradient store of a share.
+
+        Cost: two forward passes per training example and query.
+        """
+        train, query = self._described(problem, run)
+        return self._fit(problem, train.take(rows), query, known).predict(train, query)
+
     def predict(self, problem: Problem) -> Cost:
         """That of the method, for its share."""
         method = self._method()
@@ -146,7 +159,11 @@ class NNCIFT:
         reduced = [(side - centre) / scale @ axes.T for side in (train, query)]
         size = float(np.square(axes @ ((by_id - centre) / scale).T).mean() ** 0.5) or 1.0
         length = float(np.square(by_id).sum(axis=1).mean() ** 0.5) or 1.0
-        return Side(reduced[0] / size, train / length), Side(reduced[1] / size, query / length)
+        root = _inverse_root(by_id / length)
+        level = float(np.square(by_id / length @ root).sum(axis=1).mean() ** 0.5) or 1.0
+        sides = zip(reduced, (train / length, query / length), strict=True)
+        first, second = (Side(few / size, whole, whole @ root / level) for few, whole in sides)
+        return first, second
 
     def _fit(self, problem: Problem, train: "Side", query: "Side", scores: np.ndarray) -> "InfluenceNetwork":
         centre, scale = float(scores.mean()), float(scores.std()) or 1.0
@@ -196,19 +213,28 @@ class Side:
     Attributes:
         components: Main components of their descriptions.
         whole: The descriptions themselves, of about length 1.
+        sharp: The descriptions times the root of the damped inverse of their second moment, of about length 1.
     """
 
     components: Float[np.ndarray, "row component"]
     whole: Float[np.ndarray, "row feature"]
+    sharp: Float[np.ndarray, "row feature"]
 
     def take(self, rows: np.ndarray) -> "Side":
         """These rows."""
-        return Side(self.components[rows], self.whole[rows])
+        return Side(self.components[rows], self.whole[rows], self.sharp[rows])
 
 
 def paired(train: Side, query: Side) -> Float[np.ndarray, "pair feature"]:
-    """The components of every pair, their products, and the inner product of the whole descriptions, row by row."""
+    """The components of every pair, their products, and the two inner products of whole descriptions, row by row."""
     left = np.repeat(train.components, len(query.components), axis=0)
     right = np.tile(query.components, (len(train.components), 1))
-    inner = (train.whole @ query.whole.T).reshape(-1, 1)
-    return np.concatenate([left, right, left * right, inner], axis=1)
+    inner = [(a @ b.T).reshape(-1, 1) for a, b in ((train.whole, query.whole), (train.sharp, query.sharp))]
+    return np.concatenate([left, right, left * right, *inner], axis=1)
+
+
+def _inverse_root(rows: Float[np.ndarray, "row feature"]) -> Float[np.ndarray, "feature feature"]:
+    """Root of the inverse of the second moment, with a tenth of its mean eigenvalue added."""
+    values, vectors = np.linalg.eigh(rows.T @ rows / len(rows))
+    damped = np.maximum(values, 0.0) + _DAMPING * max(float(values.mean()), 1e-30)
+    return vectors / np.sqrt(damped) @ vectors.T
