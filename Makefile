@@ -15,7 +15,7 @@ PEERS  ?=
 OUT    ?= runs/demo
 
 CODE := src tests benchmarks docs $(wildcard examples)
-BENCHMARKS := digits refits shapley passages ekfac gradients language knn_shapley mislabel memory through_training store lora attribution trees explained demonstrations systems
+BENCHMARKS := digits refits shapley passages ekfac gradients language knn_shapley mislabel memory through_training store lora attribution trees explained demonstrations systems surrogates
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-llm test slow check format bench docs venv browser clean
