@@ -3,6 +3,7 @@
 # ruff: noqa: E402 - what follows the checks can only be imported where transformers is installed
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +90,52 @@ def test_what_is_wrong_is_said(runner, folder, files, model, tmp_path) -> None:
         )
     short = runner.invoke(app, ["attribute", str(folder), "--train", files[0], "--out", str(tmp_path / "r2")])
     assert short.exit_code == 2 and "--query is missing" in short.output
+
+
+def _with_code(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "its_own", "auto_map": {"AutoConfig": "own.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _adapter_of_another_base(folder, tmp_path):
+    from steelyard.learners import LoRA, Transformers
+
+    other = Transformers(
+        language.llama(hidden=16), tokenizer=language.tokenizer(), lora=LoRA(rank=2), trained=True
+    )
+    net = other.load(other.explained(language.pairs(2)))
+    net.save_pretrained(tmp_path / "adapter")
+    return ["--adapter", str(tmp_path / "adapter")]
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("adapter", "another base"),
+        ("tokenizer", "they do not belong together"),
+        ("long", "but the model reads at most 64"),
+        ("empty", "'bad'"),
+        ("code", "--trust"),
+    ],
+)
+def test_bad_input_ends_with_an_error_that_says_what_to_do(
+    runner, folder, files, tmp_path, what: str, says: str
+) -> None:
+    options: list[str] = []
+    row = {"id": "bad", "prompt": "what ", "completion": "yes"}
+    if what == "adapter":
+        options = _adapter_of_another_base(folder, tmp_path)
+    if what == "tokenizer":
+        net = language.llama()
+        net.resize_token_embeddings(200)
+        net.save_pretrained(folder)
+    if what == "code":
+        _with_code(folder)
+    row["completion"] = {"long": "yes " * 80, "empty": ""}.get(what, "yes")
+    with Path(files[0]).open("a") as lines:
+        lines.write(json.dumps(row) + "\n")
+    given = ["attribute", str(folder), "--train", files[0], "--query", files[1], "--method", "bm25", *options]
+    found = runner.invoke(app, [*given, "--out", str(tmp_path / "run")])
+    said = " ".join(found.output.split())
+    assert found.exit_code == 2 and says in said and "fix:" in said, found.output
