@@ -10,7 +10,7 @@ from tests.learners.boosted_cases import examples, learner
 pytestmark = pytest.mark.trees
 
 
-@pytest.mark.parametrize("library", ["lightgbm", "hist"])
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost", "catboost", "hist"])
 @pytest.mark.parametrize("task", ["regression", "multiclass"])
 def test_leaves_of_real_models_are_made_again(library: str, task: str) -> None:
     rows = examples(task)
