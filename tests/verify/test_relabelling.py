@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from typer.testing import CliRunner
 
 import steelyard as sy
+from steelyard.cli.app import app
 from steelyard.errors import DataError, SettingError
 from steelyard.problem import Problem
 from steelyard.verify import fix_labels, poison
@@ -72,3 +74,35 @@ def test_bad_settings_and_columns_are_refused():
         poison(given, scores, controls=2)
     with pytest.raises(DataError, match="no label"):
         fix_labels(given, scores, "label")
+
+
+@pytest.mark.trees
+def test_the_command_line_verifies_boosted_trees_by_both(tmp_path):
+    lightgbm = pytest.importorskip("lightgbm", reason="lightgbm is not installed: steelyard[trees]")
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(160, 3))
+    right = (x @ [1.0, -1.0, 0.5] > 0).astype(int)
+    given = np.where(draw.random(160) < 0.2, 1 - right, right)
+    settings = {"objective": "binary", "num_leaves": 4, "verbosity": -1, "num_threads": 1}
+    data = lightgbm.Dataset(x[:120], given[:120], feature_name=["a", "b", "c"])
+    lightgbm.train(settings, data, 10).save_model(tmp_path / "model.txt")
+    for name, part, labels in (("train", slice(120), given), ("query", slice(120, 160), right)):
+        table = np.column_stack([x[part], labels[part], right[part]])
+        np.savetxt(tmp_path / f"{name}.csv", table, "%.6g", ",", header="a,b,c,y,right", comments="")
+    paths = {name: str(tmp_path / name) for name in ("model.txt", "train.csv", "query.csv", "run")}
+    asked = [
+        "--train",
+        paths["train.csv"],
+        "--query",
+        paths["query.csv"],
+        "--label",
+        "y",
+        "--features",
+        "a,b,c",
+    ]
+    command = ["attribute", paths["model.txt"], *asked, "--method", "boostin", "--out", paths["run"]]
+    verify = ["verify", paths["run"], "--metric", "poison,fix_labels", "--truth", "fix_labels=right"]
+    for arguments in (command, verify):
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+    assert "poison" in result.output.lower() and "fix" in result.output.lower()
