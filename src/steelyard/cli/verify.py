@@ -31,8 +31,8 @@ Truth = Annotated[
     list[str] | None,
     typer.Option(
         help="The column that a metric needs, as COLUMN or METRIC=COLUMN: mislabel_auc (true where a training label is "
-        "wrong), mrr and recall (links queries to training examples), agreement, subclass_detection, shortcut, "
-        "mixed_data. Repeatable.",
+        "wrong), fix_labels (the right labels), mrr and recall (links queries to training examples), agreement, "
+        "subclass_detection, shortcut, mixed_data. Repeatable.",
         metavar="COLUMN",
     ),
 ]

@@ -120,6 +120,10 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "brittleness": _of(verify.brittleness, "predictions flipped by few removals"),
         "removal_curve": _of(verify.removal_curve, "dropping what harms, what helps", pairs=False),
         "retain_curve": _of(verify.retain_curve, "training on what helps, what harms", pairs=False),
+        "poison": _of(verify.poison, "wrong labels for what helps", pairs=False),
+        "fix_labels": _of(
+            verify.fix_labels, "right labels for what harms", pairs=False, column="of right labels"
+        ),
         "calibration": _of(verify.calibration, "amounts predicted"),
         "tail_patch": _of(verify.tail_patch, "one step on proponents", beside=True),
         "mislabel_auc": _of(

@@ -11,7 +11,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from steelyard.errors import CapabilityError, FitError, ModelError, SettingError, ShapeError
-from steelyard.learners import boosted_checks, boosted_files, boosted_measures, boosted_state
+from steelyard.learners import (
+    boosted_checks,
+    boosted_files,
+    boosted_measures,
+    boosted_state,
+    boosted_together,
+)
 from steelyard.learners.boosted_columns import Coding, coding_of
 from steelyard.learners.boosted_fitted import BoostedFitted, Library, Rows, Training
 from steelyard.learners.boosted_kinds import kind_of
@@ -134,6 +140,50 @@ class Boosted:
         rows = self._rows(kept, weights[present])
         model = self._library.train(self._training, rows, stream(seed, "boosted") % 2**31)
         return self._described(model, rows, seed)
+
+    def together(self, examples: Examples) -> int:
+        """How many fits at once; 1 unless fits by the library's own ``train`` repeat the estimator's to the last bit.
+
+        Cost: three fits.
+        """
+        described = self.fit(examples)
+        weights = np.ones(len(examples))
+        weights[0] = 0.0
+        quick = self._quick(described, examples, (weights[None], [1]), examples)
+        same = quick is not None and np.array_equal(
+            quick[0], self.measure(self.fit(examples, weights, seed=1), examples)
+        )
+        return boosted_together.MOST if same else 1
+
+    def together_note(self, examples: Examples) -> str:
+        """Nothing: the fits are those that :meth:`fit` makes."""
+        return ""
+
+    def measure_together(
+        self,
+        examples: Examples,
+        weightings: Float[np.ndarray, "fit example"],
+        seeds: Sequence[int],
+        queries: Examples,
+    ) -> Float[np.ndarray, "fit query"]:
+        """Measurement of every query after every fit, each from scratch; see ``learners/boosted_together.py``."""
+        found = self._quick(self.fit(examples), examples, (weightings, seeds), queries)
+        return np.full((len(seeds), len(queries)), np.nan) if found is None else found
+
+    def _quick(
+        self,
+        described: BoostedFitted,
+        examples: Examples,
+        fits: tuple[np.ndarray, Sequence[int]],
+        queries: Examples,
+    ) -> np.ndarray | None:
+        classes = 0 if described.classes is None else len(described.classes)
+        plain = boosted_together.plain_training(self._library, self._training, classes)
+        if plain is None:
+            return None
+        return boosted_together.measured(
+            described, plain, examples, fits, self._rows, lambda fitted: self.measure(fitted, queries)
+        )
 
     def explained(self, examples: Examples, seed: int = 0) -> BoostedFitted:
         """The user's own model if it came trained, else a fit; held against the examples either way.

@@ -29,6 +29,14 @@ _TRUTHS = (
     "zero_as_missing", "feature_pre_filter", "pre_partition", "two_round", "header", "precise_float_parser",
     "is_unbalance", "boost_from_average", "reg_sqrt", "lambdarank_norm", "gpu_use_dp",
 )  # fmt: skip
+_OF_ESTIMATORS = (
+    "n_estimators",
+    "n_jobs",
+    "random_state",
+    "importance_type",
+    "early_stopping_round",
+    "class_weight",
+)
 _FIXED = {"num_threads": 1, "deterministic": True, "force_row_wise": True, "verbosity": -1}
 
 
@@ -92,11 +100,33 @@ def train(training: Training, rows: Rows, seed: int) -> Any:
         settings = {**training.parameters, **_FIXED, "seed": seed}
         if training.custom is not None:
             settings["objective"] = _function(training.custom, int(settings.get("num_class", 1)))
-        return lightgbm.train(settings, data, num_boost_round=training.rounds or 100)
+        return lightgbm.train(
+            settings, data, num_boost_round=training.rounds or 100, keep_training_booster=True
+        )
     except (LightGBMError, ValueError) as error:
         raise FitError(
             f"LightGBM refused to train on {len(rows.codes)} examples: {error}", fix="read its message above."
         ) from error
+
+
+def plain(training: Training, classes: int) -> Training | None:
+    """The estimator's settings for ``train``; None with its own class weights or objective."""
+    if training.estimator is None:
+        return None
+    found = dict(training.estimator.get_params())
+    if (
+        training.custom is not None
+        or found.get("class_weight") is not None
+        or callable(found.get("objective"))
+    ):
+        return None
+    rounds = training.rounds or found["n_estimators"]
+    usual = "regression" if not classes else "binary" if classes == 2 else "multiclass"
+    settings = {key: value for key, value in found.items() if value is not None and key not in _OF_ESTIMATORS}
+    settings = {"objective": usual, **settings}
+    if classes > 2:
+        settings["num_class"] = classes
+    return Training(None, settings, rounds)
 
 
 def coding(model: Any, examples: Examples) -> Coding:

@@ -41,7 +41,17 @@ def standing(report: Report) -> str:
 
 def by_weight(evidence: Sequence[Evidence]) -> list[Evidence]:
     """Evidence with what weighs most first: counterfactual retraining, then correlations with it."""
-    counterfactual = ("retraining", "lds", "loo", "removal_curve", "qld", "brittleness", "retain_curve")
+    counterfactual = (
+        "retraining",
+        "lds",
+        "loo",
+        "removal_curve",
+        "qld",
+        "brittleness",
+        "retain_curve",
+        "poison",
+        "fix_labels",
+    )
     order = (*counterfactual, "mislabel_auc", "calibration", "tail_patch", "mrr", "recall")
     return sorted(evidence, key=lambda e: order.index(e.metric) if e.metric in order else len(order))
 

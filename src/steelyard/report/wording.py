@@ -112,6 +112,8 @@ _METRICS = {
     "qld": "QLD",
     "loo": "Leave-one-out",
     "retain_curve": "Retain curve",
+    "poison": "Poisoned labels",
+    "fix_labels": "Fixed labels",
     "mrr": "MRR",
     "recall": "Recall",
     "mixed_data": "Mixed data",

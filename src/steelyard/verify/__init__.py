@@ -22,6 +22,8 @@ from steelyard.verify.planted import mrr as mrr
 from steelyard.verify.planted import recall as recall
 from steelyard.verify.planted import shortcut as shortcut
 from steelyard.verify.qld import qld as qld
+from steelyard.verify.relabelling import fix_labels as fix_labels
+from steelyard.verify.relabelling import poison as poison
 from steelyard.verify.removal import removal_curve as removal_curve
 from steelyard.verify.removal import retain_curve as retain_curve
 from steelyard.verify.stability import cardinality as cardinality

@@ -1,0 +1,37 @@
+"""Fits of boosted trees made in blocks: each is the plain fit to the last bit."""
+
+import numpy as np
+import pytest
+
+from tests.learners.boosted_cases import TASKS, examples, learner
+
+pytestmark = pytest.mark.trees
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_lightgbm_fits_in_blocks_equal_plain_fits(task):
+    boosted, train = learner("lightgbm", task), examples(task)
+    assert boosted.together(train) > 1
+    queries = train.take(np.arange(10))
+    draw = np.random.default_rng(0)
+    weightings = (draw.random((6, len(train))) < 0.8).astype(float)
+    weightings[5] *= draw.uniform(0.5, 2.0, len(train))
+    found = boosted.measure_together(train, weightings, [3, 4, 5, 6, 7, 8], queries)
+    for k, weights in enumerate(weightings):
+        plain = boosted.measure(boosted.fit(train, weights, seed=3 + k), queries)
+        assert np.array_equal(found[k], plain)
+    assert np.ptp(found, axis=0).max() > 1e-3
+
+
+def test_a_fit_without_a_class_or_without_examples_is_left_to_be_made_by_itself():
+    boosted, train = learner("lightgbm", "binary"), examples("binary")
+    labels = train.labels()
+    weightings = np.stack([labels == labels[0], np.zeros(len(train)), np.ones(len(train))]).astype(float)
+    found = boosted.measure_together(train, weightings, [0, 0, 0], train)
+    assert np.isfinite(found).all(axis=1).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("library", ["xgboost", "hist"])
+def test_other_libraries_are_fitted_one_by_one(library):
+    boosted, train = learner(library, "binary"), examples("binary")
+    assert boosted.together(train) == 1
