@@ -34,14 +34,18 @@ def check(boosted, train, raw, rounds):
 def test_lightgbm_stopped_early_keeps_its_best_round():
     lightgbm = need("lightgbm")
     x, y, held, answers = split()
-    model = lightgbm.LGBMClassifier(
-        n_estimators=200, learning_rate=0.5, n_jobs=1, verbosity=-1, num_leaves=6
+    rows, settings = lightgbm.Dataset(x, y), {"objective": "binary", "learning_rate": 0.5, "num_leaves": 6}
+    model = lightgbm.train(
+        {**settings, "verbosity": -1, "num_threads": 1},
+        rows,
+        200,
+        valid_sets=[rows.create_valid(held, answers)],
+        callbacks=[lightgbm.early_stopping(3, verbose=False)],
+        keep_training_booster=True,  # with the rounds behind the best one
     )
-    stop = lightgbm.early_stopping(3, verbose=False)
-    model.fit(x, y, eval_set=[(held, answers)], callbacks=[stop])
-    assert 0 < model.best_iteration_ < model.booster_.current_iteration()
-    boosted, train = sy.learners.Boosted(model, trained=True), sy.read((x, y))
-    fitted = check(boosted, train, model.predict(x, raw_score=True), model.best_iteration_)
+    assert 0 < model.best_iteration < model.current_iteration()
+    boosted, train = sy.learners.Boosted(model), sy.read((x, y))
+    fitted = check(boosted, train, model.predict(x, raw_score=True), model.best_iteration)
     # Trained again without the held-out rows, it stops where the model did.
     again = boosted.fit(train)
     assert np.abs(boosted.measure(again, train) - boosted.measure(fitted, train)).max() < 1e-6
