@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import steelyard as sy
-from steelyard.errors import CapabilityError, ModelError
+from steelyard.errors import CapabilityError, DataError, ModelError
 from steelyard.trees.forest import raw_scores
 from steelyard.trees.objectives import Custom
 from tests.learners.boosted_cases import need, table
@@ -138,6 +138,12 @@ def test_named_categories_of_pandas(library):
     columns = {"n0": x[:, 0], "tree": words.astype(object), "n1": x[:, 1], "label": y}
     train = sy.read(columns, features=["n0", "tree", "n1"], missing=True)
     boosted = sy.learners.Boosted(model, trained=True)
+    if library == "xgboost" and tuple(map(int, module.__version__.split(".")[:2])) < (3, 1):
+        # Such a model has codes and no names: which word had which code cannot be known.
+        with pytest.raises(DataError, match="'tree' holds text, and the model reads it as a number"):
+            boosted.explained(train)
+        codes = np.array([order.index(word) for word in words])
+        train = train.with_column("tree", codes, checksum="codes")
     fitted = check(boosted, train, raw, 6)
     assert (fitted.forest.category >= 0).any()
 

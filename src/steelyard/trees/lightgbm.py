@@ -274,7 +274,9 @@ def _tree(entries: Mapping[str, str], penalty: _Penalty, output: int, number: in
         threshold=np.concatenate([threshold, np.zeros(leaves)]),
         left=np.concatenate([left, ends]),
         right=np.concatenate([right, ends]),
-        missing=np.concatenate([np.where(by_set, NAN_MISSING, (decision >> 2) & 3), np.zeros(leaves, dtype=np.int64)]),
+        missing=np.concatenate(
+            [np.where(by_set, NAN_MISSING, (decision >> 2) & 3), np.zeros(leaves, dtype=np.int64)]
+        ),
         missing_left=np.concatenate([((decision & 2) > 0) & ~by_set, np.zeros(leaves)]).astype(bool),
         category=np.concatenate([np.where(by_set, threshold, -1).astype(np.int64), ends]),
         leaf=np.concatenate([np.full(inner, -1), np.arange(leaves)]),
