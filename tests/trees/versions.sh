@@ -4,7 +4,7 @@
 set -u
 releases=("$@")
 if [ ${#releases[@]} -eq 0 ]; then
-  releases=(lightgbm==4.5.0 xgboost-cpu==2.1.4 catboost==1.2.7)
+  releases=(lightgbm==4.5.0 xgboost-cpu==2.1.4)
 fi
 failed=0
 for release in "${releases[@]}"; do

@@ -169,7 +169,8 @@ def penalties_of(model: Mapping[str, Any], parameters: Mapping[str, Any]) -> dic
     for tree in trees:
         left, right = (np.array(tree[f"{side}_children"], dtype=np.int64) for side in ("left", "right"))
         weight, second = (np.array(tree[name], dtype=np.float64) for name in ("base_weights", "sum_hessian"))
-        value = np.array(tree["split_conditions"], dtype=np.float64)
+        # Inner nodes hold thresholds there, which are NaN at splits on categories in release 2.
+        value = np.where(left < 0, np.array(tree["split_conditions"], dtype=np.float64), 0.0)
         inner = np.flatnonzero(left >= 0)
         ends = np.stack([left[inner], right[inner]], axis=1)
         is_leaf = left[ends] < 0
