@@ -158,6 +158,29 @@ def test_differences_from_the_query_are_marked_by_a_sign_too(table_page):
     assert marks and all(words.startswith("≠ ") for words in marks)
 
 
+def test_hostile_tables_are_shown_and_never_obeyed():
+    attack = "<script>document.title='owned'</script>"
+    columns = {
+        "age": np.arange(12) * 10,
+        attack: np.array([attack, "calm", '"><b>'] * 4, object),
+        "label": np.arange(12) % 2,
+    }
+    train, query = (
+        examples(columns, inputs=("age", attack), label="label", prefix=prefix) for prefix in ("row", "case")
+    )
+    report = build(
+        scores(np.random.default_rng(0).standard_normal((12, 12)), train, query, method="GradDot()"),
+        train=train,
+        query=query,
+    )
+    read = Page(render(report))
+    assert not read.named("script") and not read.named("b")
+    assert attack in read.text()
+    marks = [words for tag, words in read.words if tag == "mark"]
+    # Which cells differ is told apart from which do not, words and numbers alike.
+    assert any("calm" in words for words in marks) and any(words[2:].isdigit() for words in marks)
+
+
 def test_the_documented_call_needs_ids_only(digits_report, tmp_path):
     scores_, plan, proof = digits_report.scores[0], digits_report.plans[0], digits_report.evidence[0]
     path = html(scores_, plan, proof, path=tmp_path / "report.html")

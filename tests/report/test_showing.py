@@ -49,6 +49,16 @@ def test_numbers_differ_beyond_a_tenth_of_their_range_and_words_when_unequal():
     assert [cell.differs for cell in far] == [True, True]
 
 
+def test_a_missing_value_differs_from_every_number_and_from_no_other():
+    gone = np.nan
+    table = rows(age=np.array([20.0, gone, gone, 21.0, 70.0]), never=np.full(5, gone))
+    gallery = Gallery(table, list(table.ids), "auto")
+    for query, near, far in ((0, 3, 1), (1, 2, 3)):
+        beside = gallery.values(f"e-{query:04d}")
+        shown = [gallery.show(f"e-{k:04d}", beside=beside).cells for k in (near, far)]
+        assert [[cell.differs for cell in cells] for cells in shown] == [[False, False], [True, False]]
+
+
 def test_wide_rows_say_what_is_hidden():
     shown = Gallery(rows(input=np.random.default_rng(0).standard_normal((2, 30))), ["e-0000"], "auto").show(
         "e-0000"

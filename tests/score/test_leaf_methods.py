@@ -13,7 +13,7 @@ pytestmark = pytest.mark.trees
 @pytest.mark.parametrize("library", ["lightgbm", "xgboost", "catboost", "hist"])
 @pytest.mark.parametrize("task", ["regression", "multiclass"])
 def test_leaves_of_real_models_are_made_again(library: str, task: str) -> None:
-    rows = examples(task)
+    rows = examples(task, plain=library == "plain")
     train, query = rows.take(slice(0, 90)), rows.take(slice(200, 206))
     problem = sy.Problem(learner(library, task), train, query)
     refit = by_name("leaf_refit")(problem)

@@ -122,7 +122,10 @@ def table(fitted: BoostedFitted, features: np.ndarray) -> np.ndarray:
     numeric = features[:, list(columns.numeric)]
     if not columns.bits:
         return numeric
-    numbers = np.asarray(fitted.model.calc_leaf_indexes(_pool(features, fitted.coding)), dtype=np.int64)
+    numbers = np.asarray(
+        fitted.model.calc_leaf_indexes(_pool(features, fitted.coding)),
+        dtype=np.int64,  # given as uint32
+    )
     return np.concatenate([numeric, layout.split_bits(columns, numbers)], axis=1)
 
 

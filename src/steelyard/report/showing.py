@@ -143,6 +143,9 @@ class Gallery:
 
     def _apart(self, name: str, value: Any, other: Any) -> bool:
         if name in self._spans and isinstance(other, int | float | np.number):
+            gaps = np.isnan([float(value), float(other)])  # a missing value differs from every number
+            if gaps.any():
+                return not gaps.all()
             return abs(float(value) - float(other)) > _APART * self._spans[name]
         return str(value) != str(other)
 
@@ -251,8 +254,11 @@ def _spans(rows: Examples) -> dict[str, float]:
     for name in rows.inputs:
         values = np.asarray(rows.column(name)[:])
         if values.dtype.kind in "iuf" and len(values):
-            flat = values.reshape(len(values), -1)
-            ranges = np.nanmax(flat, axis=0) - np.nanmin(flat, axis=0)
+            flat = values.reshape(len(values), -1).astype(np.float64)
+            known = ~np.isnan(flat)  # a column may have no value at all: no range then
+            highest = np.max(flat, axis=0, where=known, initial=-np.inf)
+            lowest = np.min(flat, axis=0, where=known, initial=np.inf)
+            ranges = np.maximum(highest - lowest, 0.0)
             names = [name] if values.ndim == 1 else [f"{name}[{i}]" for i in range(flat.shape[1])]
             spans |= dict(zip(names, ranges.astype(float).tolist(), strict=True))
     return spans

@@ -34,7 +34,7 @@ class Tree:
     output: int
     round: int
     shrinkage: float
-    sets: Sequence[Bool[np.ndarray, " _"]] = ()
+    sets: Sequence[Bool[np.ndarray, " _"]] = ()  # each of its own length
 
 
 def assembled(trees: Sequence[Tree], **facts: Any) -> Forest:

@@ -82,7 +82,8 @@ def _plain(estimator: Any, objective: Objective) -> Forest:
             ends = leaf >= 0
             trees.append(
                 Tree(
-                    feature=np.where(ends, -1, np.asarray(tree.feature, dtype=np.int64)),
+                    # On Linux its type is C's long long, another one than int64 to those who compare types.
+                    feature=np.where(ends, -1, tree.feature.astype(np.int64)),
                     threshold=np.asarray(tree.threshold, dtype=np.float64),
                     left=left,
                     right=np.asarray(tree.children_right, dtype=np.int64),

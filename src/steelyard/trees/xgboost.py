@@ -4,7 +4,7 @@ XGBoost compares ``value < threshold`` in single precision; the layout ``value <
 on categories, those listed go right and all others left.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,7 @@ def forest_of(
             "XGBoost's random forests (num_parallel_tree above 1) are not supported.",
             fix="train with num_parallel_tree=1.",
         )
-    if any(int(tree["tree_param"].get("size_leaf_vector", 1)) > 1 for tree in content["trees"]):
+    if _several_outputs(content["trees"]):
         raise ModelError(
             "XGBoost's trees of several outputs are not supported.",
             fix="train with multi_strategy='one_output_per_tree'.",
@@ -163,10 +163,14 @@ def penalties_of(model: Mapping[str, Any], parameters: Mapping[str, Any]) -> dic
         step, constraints, renewed leaves), so that the parameters as given stand.
     """
     rows, known = [], []
-    for tree in model["learner"]["gradient_booster"].get("model", {}).get("trees", []):
+    trees = model["learner"]["gradient_booster"].get("model", {}).get("trees", [])
+    if _several_outputs(trees):
+        return {}
+    for tree in trees:
         left, right = (np.array(tree[f"{side}_children"], dtype=np.int64) for side in ("left", "right"))
         weight, second = (np.array(tree[name], dtype=np.float64) for name in ("base_weights", "sum_hessian"))
-        value = np.array(tree["split_conditions"], dtype=np.float64)
+        # Inner nodes hold thresholds there, which are NaN at splits on categories in release 2.
+        value = np.where(left < 0, np.array(tree["split_conditions"], dtype=np.float64), 0.0)
         inner = np.flatnonzero(left >= 0)
         ends = np.stack([left[inner], right[inner]], axis=1)
         is_leaf = left[ends] < 0
@@ -202,6 +206,10 @@ def category_names(model: Mapping[str, Any]) -> list[list[Any] | None]:
     """
     found = model["learner"]["gradient_booster"].get("model", {}).get("cats", {}).get("enc", [])
     return [_names(column) for column in found]
+
+
+def _several_outputs(trees: Sequence[Mapping[str, Any]]) -> bool:
+    return any(int(tree["tree_param"].get("size_leaf_vector", 1)) > 1 for tree in trees)
 
 
 def _names(column: Mapping[str, Any]) -> list[Any] | None:
