@@ -122,6 +122,14 @@ def fix_labels(  # noqa: PLR0913 - two about what is changed, two about noise; a
     )
 
 
+def _check(metric: str, share: float, controls: int) -> None:
+    if not 0 < share <= 0.5 or controls < _FEWEST:
+        raise SettingError(
+            f"{metric}: share={share}, controls={controls}.",
+            fix=f"give a share above 0 and at most .5, and at least {_FEWEST} random sets.",
+        )
+
+
 def _compare(
     problem: Problem,
     scores: Scores,
@@ -131,11 +139,7 @@ def _compare(
 ) -> Evidence:
     """The set that the scores name beside random ones, each with these labels."""
     metric, share, seeds, controls = design
-    if not 0 < share <= 0.5 or controls < _FEWEST:
-        raise SettingError(
-            f"{metric}: share={share}, controls={controls}.",
-            fix=f"give a share above 0 and at most .5, and at least {_FEWEST} random sets.",
-        )
+    _check(metric, share, controls)
     scores.check_finite()
     sign = 1.0 if metric == "fix_labels" else -1.0
     count, total = max(1, round(share * len(problem.train))), len(problem.train)
