@@ -35,7 +35,7 @@ def test_seconds_are_told_before_the_work_and_probed_once(tmp_path, monkeypatch)
 
 
 def _fits(told: Cost, run, problem: Problem) -> float:
-    return 100 * float(run.keep(f"pace/{problem.train.checksum[:16]}", dict)["fit"])
+    return 100 * float(run.keep(f"pace/{problem.mark()}", dict)["fit"])
 
 
 def test_nothing_is_probed_in_memory(monkeypatch) -> None:

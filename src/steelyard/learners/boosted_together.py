@@ -3,7 +3,7 @@
 Small fits spend most of their time around the training: the estimator copies and checks itself, and every model is
 written out as text and read to be described. Here the library's own ``train`` is called with the estimator's settings,
 and what all fits share is described once. Bins are made anew from every subset: bins shared between fits (LightGBM's
-``Dataset.subset``) were tried, gained a tenth of the time, and gave other trees than a fit from scratch.
+``Dataset.subset``) were tried, gained an eighth of the time, and gave other trees than a fit from scratch.
 """
 
 from collections.abc import Callable, Sequence
