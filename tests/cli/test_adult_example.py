@@ -24,7 +24,7 @@ def test_the_commands_of_the_example_find_what_was_turned_over(runner, tmp_path)
     for command in adult_trees.commands(tmp_path, label, features):
         result = runner.invoke(app, [*command, "--quiet"])
         assert result.exit_code == 0, result.output
-    assert "Mislabel AUC" in result.output
+        assert "Mislabel AUC" in result.output or command[0] != "verify"
     rows = parquet.read_table(tmp_path / "train.parquet").to_pylist()
     wrong = {row["id"] for row in rows if row["wrong"]}
     with (tmp_path / "clean" / "issues.csv").open() as file:

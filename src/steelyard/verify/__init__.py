@@ -13,6 +13,9 @@ from steelyard.verify.by_leaving_out import loo as loo
 from steelyard.verify.by_retraining import by_retraining as by_retraining
 from steelyard.verify.by_subsets import lds as lds
 from steelyard.verify.calibration import calibration as calibration
+from steelyard.verify.editing import fix_labels as fix_labels
+from steelyard.verify.editing import poison as poison
+from steelyard.verify.editing import targeted_edit as targeted_edit
 from steelyard.verify.mislabel import mislabel_auc as mislabel_auc
 from steelyard.verify.planning import FORECAST as FORECAST
 from steelyard.verify.planning import Forecast as Forecast
