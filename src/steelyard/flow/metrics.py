@@ -118,12 +118,17 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "retraining": _of(verify.by_retraining, "gain by dropping what harms", ask=_retraining, pairs=False),
         "qld": _of(verify.qld, "query loss without the top examples", beside=True),
         "brittleness": _of(verify.brittleness, "predictions flipped by few removals"),
+        "targeted_edit": _of(verify.targeted_edit, "query with its proponents relabelled"),
+        "poison": _of(verify.poison, "spoiling what helps", pairs=False, beside=True),
+        "fix_labels": _of(
+            verify.fix_labels,
+            "repairing what harms",
+            pairs=False,
+            column="of the training examples: the right label",
+            beside=True,
+        ),
         "removal_curve": _of(verify.removal_curve, "dropping what harms, what helps", pairs=False),
         "retain_curve": _of(verify.retain_curve, "training on what helps, what harms", pairs=False),
-        "poison": _of(verify.poison, "wrong labels for what helps", pairs=False),
-        "fix_labels": _of(
-            verify.fix_labels, "right labels for what harms", pairs=False, column="of right labels"
-        ),
         "calibration": _of(verify.calibration, "amounts predicted"),
         "tail_patch": _of(verify.tail_patch, "one step on proponents", beside=True),
         "mislabel_auc": _of(

@@ -150,7 +150,7 @@ def coding(model: Any, examples: Examples) -> Coding:
 
 def objective(model: Any, training: Training, classes: int) -> Objective:
     """From the header of the text."""
-    return layout.objective_of(layout.parsed(_text(model)), training.custom)
+    return layout.objective_of(_facts(model), training.custom)
 
 
 def class_weights(model: Any, training: Training, rows: Rows) -> np.ndarray | None:
@@ -169,7 +169,7 @@ def start(model: Any, objective: Objective, rows: Rows, weights: np.ndarray) -> 
     """LightGBM's averages of the labels, which leave out what its binary objective weighs classes by."""
     if rows.classes is not None:
         weights = weights / _of_objective(model, rows)[rows.codes.astype(np.int64)]
-    return layout.start_of(layout.parsed(_text(model)), objective, rows.codes, weights)
+    return layout.start_of(_facts(model), objective, rows.codes, weights)
 
 
 def forest(fitted: BoostedFitted) -> Forest:
@@ -202,7 +202,7 @@ def _of_objective(model: Any, rows: Rows) -> np.ndarray:
     factors = np.ones(0 if rows.classes is None else len(rows.classes))
     if len(factors) != 2:
         return factors
-    parameters = layout.parsed(_text(model)).parameters
+    parameters = _facts(model).parameters
     if parameters.get("is_unbalance", "0") == "1":
         counts = np.bincount(rows.codes.astype(np.int64), minlength=2)
         factors *= counts.max() / counts
@@ -220,6 +220,11 @@ def _text(model: Any) -> str:
     return booster.model_to_string(
         num_iteration=booster.best_iteration if booster.best_iteration > 0 else None
     )
+
+
+def _facts(model: Any) -> layout.Text:
+    """Header and parameters, with the first round only: refits ask for them, and all trees take a while to write."""
+    return layout.parsed(native(model).model_to_string(num_iteration=1))
 
 
 def _function(custom: Custom, outputs: int) -> Any:

@@ -49,6 +49,7 @@ def by_weight(evidence: Sequence[Evidence]) -> list[Evidence]:
         "qld",
         "brittleness",
         "retain_curve",
+        "targeted_edit",
         "poison",
         "fix_labels",
     )

@@ -112,6 +112,7 @@ _METRICS = {
     "qld": "QLD",
     "loo": "Leave-one-out",
     "retain_curve": "Retain curve",
+    "targeted_edit": "Targeted edit",
     "poison": "Poisoned labels",
     "fix_labels": "Fixed labels",
     "mrr": "MRR",

@@ -13,6 +13,9 @@ from steelyard.verify.by_leaving_out import loo as loo
 from steelyard.verify.by_retraining import by_retraining as by_retraining
 from steelyard.verify.by_subsets import lds as lds
 from steelyard.verify.calibration import calibration as calibration
+from steelyard.verify.editing import fix_labels as fix_labels
+from steelyard.verify.editing import poison as poison
+from steelyard.verify.editing import targeted_edit as targeted_edit
 from steelyard.verify.mislabel import mislabel_auc as mislabel_auc
 from steelyard.verify.planning import FORECAST as FORECAST
 from steelyard.verify.planning import Forecast as Forecast
@@ -22,8 +25,6 @@ from steelyard.verify.planted import mrr as mrr
 from steelyard.verify.planted import recall as recall
 from steelyard.verify.planted import shortcut as shortcut
 from steelyard.verify.qld import qld as qld
-from steelyard.verify.relabelling import fix_labels as fix_labels
-from steelyard.verify.relabelling import poison as poison
 from steelyard.verify.removal import removal_curve as removal_curve
 from steelyard.verify.removal import retain_curve as retain_curve
 from steelyard.verify.stability import cardinality as cardinality
