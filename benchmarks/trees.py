@@ -142,11 +142,11 @@ def _refits(given: Options) -> list[dict[str, Any]]:
         ):
             took = {name: 0.0 for name in ways}
             answers: dict[str, list[np.ndarray]] = {name: [] for name in ways}
-            for row in range(-1, left_out):  # -1: nothing is left out
+            for row in range(-1, left_out):  # -1: nothing is left out, and warming up
                 for name, way in ways.items():
                     began = time.process_time()
                     answers[name].append(way(np.delete(np.arange(train), [row] if row >= 0 else [])))
-                    took[name] += (time.process_time() - began) / (left_out + 1)
+                    took[name] += (time.process_time() - began) / left_out if row >= 0 else 0.0
             effects = {name: np.array(found[1:]) - found[0] for name, found in answers.items()}
             for name in ways:
                 alike = float(np.corrcoef(effects[name].ravel(), effects["from scratch"].ravel())[0, 1])
