@@ -20,6 +20,9 @@ _TITLES = {
     "qld": "Training without the strongest proponents",
     "loo": "Leaving single examples out",
     "brittleness": "Predictions flipped by few removals",
+    "targeted_edit": "Wrong labels for the strongest proponents",
+    "poison": "Wrong labels for what helps",
+    "fix_labels": "Right labels for what is suspect",
     "retain_curve": "Training on more and more examples",
     "tail_patch": "One step on the strongest proponents",
 }
