@@ -38,8 +38,18 @@ def test_the_methods_that_are_products_of_gradients_can_be_taken_apart():
     assert set(METHODS) >= {"grad_dot", "grad_cos", "kfac", "ekfac"}
 
 
-@pytest.mark.parametrize("by", ["token", "module", "layer"])
-@pytest.mark.parametrize("name", METHODS)
+# These solve anew for every kind of parts: every day for tokens, for the others with the slow tests.
+SOLVING = ("ekfac_cg", "lissa", "arnoldi")
+
+
+@pytest.mark.parametrize(
+    ("name", "by"),
+    [
+        pytest.param(name, by, marks=pytest.mark.slow if name in SOLVING and by != "token" else [])
+        for name in METHODS
+        for by in ("token", "module", "layer")
+    ],
+)
 def test_the_parts_sum_to_the_score(name, by):
     given, method = problem(), score.by_name(name, {"iterations": "25"} if name == "lissa" else {})
     run = in_memory()
