@@ -95,7 +95,7 @@ def test_plans_and_fits_are_kept_and_the_record_comes_back(tmp_path):
     page = report.comparison.render(first)
     assert page == report.comparison.render(loaded) and "<script" not in page and "top" in page
     (tmp_path / "no.json").write_text("{}")
-    with pytest.raises(DataError, match="not a comparison"):
+    with pytest.raises(DataError, match="no comparison"):
         Comparison.load(tmp_path / "no.json")
 
 

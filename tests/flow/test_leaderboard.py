@@ -67,7 +67,7 @@ def test_finished_cells_are_read_again(tmp_path):
         loaded = Leaderboard.load(path)
         assert loaded.standings == first.standings and loaded.cells[0].evidence == first.cells[0].evidence
     (tmp_path / "other.json").write_text("[]")
-    with pytest.raises(DataError, match="not a leaderboard"):
+    with pytest.raises(DataError, match="no leaderboard"):
         Leaderboard.load(tmp_path / "other.json")
 
 

@@ -28,7 +28,7 @@ def compare(
         Path, typer.Argument(help="YAML: tasks, systems, budget.", metavar="CONFIG", show_default=False)
     ],
     *,
-    out: options.Out,
+    out: options.OutOfConfig = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
     fresh: options.Fresh = False,
@@ -40,7 +40,7 @@ def compare(
     Killed at any moment, the same command goes on with what is missing. Writes RUN/comparison.json, .csv and .html,
     one page that loads nothing.
 
-    Example: steelyard act compare examples/compare.yaml --out runs/compare
+    Example: steelyard act compare examples/compare.yaml
     """
     from steelyard.cli.compare_file import read_comparison
 
@@ -48,7 +48,8 @@ def compare(
     asked = read_comparison(config)
     checksums = {task.name: task.problem.checksums() for task in asked.tasks}
     request = {"command": "act compare", "configuration": asked.plain, "tasks": checksums}
-    with session(out, request, shown) as run:
+    folder = Path(out or Path("runs", config.stem))
+    with session(str(folder), request, shown) as run:
         if run.finished:
             found = Comparison.load(run.path(_RECORD))
         else:
@@ -56,7 +57,6 @@ def compare(
             found.save(run.path(_RECORD))
             write_csv(reports.comparison.frame(found), run.path(_TABLE))
             reports.comparison.html(found, path=run.path(_PAGE))
-    folder = Path(out)
     if as_json:
         facts = {
             "run": str(folder),

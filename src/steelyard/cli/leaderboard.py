@@ -26,7 +26,7 @@ def leaderboard(
         Path, typer.Argument(help="YAML: tasks, methods, metrics.", metavar="CONFIG", show_default=False)
     ],
     *,
-    out: options.Out,
+    out: options.OutOfConfig = None,
     ray: options.Ray = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -37,7 +37,7 @@ def leaderboard(
     Random scores and the other baselines always stand beside. Killed at any moment, the same command goes on with the
     first cell that is missing. Writes RUN/leaderboard.json, .csv and .html, one page that loads nothing.
 
-    Example: steelyard leaderboard examples/leaderboard.yaml --out runs/leaderboard
+    Example: steelyard leaderboard examples/leaderboard.yaml
     """
     from steelyard.cli.leaderboard_file import read_board
 
@@ -45,7 +45,8 @@ def leaderboard(
     board = read_board(config)
     checksums = {task.name: task.problem.checksums() for task in board.tasks}
     request = {"command": "leaderboard", "configuration": board.plain, "tasks": checksums}
-    with session(out, request, shown) as run:
+    folder = Path(out or Path("runs", config.stem))
+    with session(str(folder), request, shown) as run:
         if run.finished:
             found = Leaderboard.load(run.path(_RECORD))
         else:
@@ -57,7 +58,6 @@ def leaderboard(
             found.save(run.path(_RECORD))
             write_csv(reports.leaderboard.frame(found), run.path(_TABLE))
             reports.leaderboard.html(found, path=run.path(_PAGE))
-    folder = Path(out)
     if as_json:
         facts = {"run": str(folder), "report": str(folder / _PAGE)}
         rows = reports.leaderboard.frame(found).to_dicts()

@@ -81,6 +81,15 @@ Set = Annotated[
 Out = Annotated[
     str, typer.Option(help="Run folder. The same command continues what is in it.", metavar="RUN")
 ]
+OutOfConfig = Annotated[
+    str | None,
+    typer.Option(
+        "--out",
+        help="Run folder. The same command continues what is in it.",
+        metavar="RUN",
+        show_default="runs/ and the name of CONFIG",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the model that is explained, where it is trained here.")]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Open model files that can run code when they are opened.")

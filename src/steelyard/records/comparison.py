@@ -1,13 +1,12 @@
 """Comparison: what systems that choose, weigh or clean data did to a model, against random, at equal budget."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steelyard.errors import DataError
 from steelyard.records.evidence import Verdict
+from steelyard.records.files import read_record, write_record
 from steelyard.records.provenance import Cost, Provenance
 
 
@@ -87,12 +86,7 @@ class Comparison:
 
     def save(self, path: str | Path) -> Path:
         """Write the comparison as one JSON file."""
-        path = Path(path)
-        part = path.with_name(path.name + ".part")
-        head = {"steelyard": "comparison", "format": 1}
-        part.write_text(json.dumps({**head, **asdict(self)}, indent=1), encoding="utf-8")
-        part.replace(path)
-        return path
+        return write_record(path, "comparison", {"format": 1, **asdict(self)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Comparison":
@@ -102,12 +96,7 @@ class Comparison:
             DataError: If the file is no comparison.
         """
         fix = "give a file written by Comparison.save: comparison.json in the run folder."
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path}: not a comparison: {error}.", fix=fix) from error
-        if not isinstance(values, dict) or values.get("steelyard") != "comparison":
-            raise DataError(f"{path}: not a comparison.", fix=fix)
+        values = read_record(path, "comparison", fix=fix)
         return cls(
             title=values["title"],
             tasks=values["tasks"],

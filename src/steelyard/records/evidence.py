@@ -1,12 +1,11 @@
 """Evidence: what verification found, with interval, random control, power and cost."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from steelyard.errors import DataError
+from steelyard.records.files import read_record, write_record
 from steelyard.records.provenance import Provenance
 
 Verdict = Literal["confirmed", "refuted", "inconclusive"]
@@ -62,11 +61,7 @@ class Evidence:
 
     def save(self, path: str | Path) -> Path:
         """Write the evidence as one JSON file."""
-        path = Path(path)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps({"steelyard": "evidence", **asdict(self)}, indent=1), encoding="utf-8")
-        part.replace(path)
-        return path
+        return write_record(path, "evidence", asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> "Evidence":
@@ -75,15 +70,7 @@ class Evidence:
         Raises:
             DataError: If the file is not evidence.
         """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(
-                f"{path}: not evidence: {error}.", fix="give a file written by Evidence.save."
-            ) from error
-        if values.pop("steelyard", None) != "evidence":
-            raise DataError(f"{path}: not evidence.", fix="give a file written by Evidence.save.")
-        return cls.from_json(values)
+        return cls.from_json(read_record(path, "evidence", fix="give a file written by Evidence.save."))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Evidence":

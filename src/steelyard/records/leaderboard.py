@@ -1,13 +1,12 @@
 """Leaderboard: every method on every task by every metric, with ratings; failures are cells without a number."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from steelyard.errors import DataError
 from steelyard.records.evidence import Evidence
+from steelyard.records.files import read_record, write_record
 from steelyard.records.provenance import Cost, Provenance
 
 
@@ -104,12 +103,7 @@ class Leaderboard:
 
     def save(self, path: str | Path) -> Path:
         """Write the leaderboard as one JSON file."""
-        path = Path(path)
-        part = path.with_name(path.name + ".part")
-        head = {"steelyard": "leaderboard", "format": 1}
-        part.write_text(json.dumps({**head, **asdict(self)}, indent=1), encoding="utf-8")
-        part.replace(path)
-        return path
+        return write_record(path, "leaderboard", {"format": 1, **asdict(self)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Leaderboard":
@@ -119,13 +113,7 @@ class Leaderboard:
             DataError: If the file is no leaderboard.
         """
         fix = "give a file written by Leaderboard.save: leaderboard.json in the run folder."
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path}: not a leaderboard: {error}.", fix=fix) from error
-        if not isinstance(values, dict) or values.pop("steelyard", None) != "leaderboard":
-            raise DataError(f"{path}: not a leaderboard.", fix=fix)
-        values.pop("format")
+        values = read_record(path, "leaderboard", fix=fix)
         return cls(
             **{name: values[name] for name in ("title", "tasks")},
             metrics=tuple(values["metrics"]),

@@ -11,6 +11,7 @@ import numpy as np
 
 from steelyard.errors import DataError, ShapeError
 from steelyard.records.examples import Examples
+from steelyard.records.files import write_whole
 from steelyard.records.provenance import Provenance
 
 Action = Literal["drop", "keep", "relabel", "weigh"]
@@ -128,10 +129,7 @@ class Plan:
                 if values is not None:
                     line[name] = values[i].item() if hasattr(values[i], "item") else values[i]
             lines.append(json.dumps(line))
-        part = path.with_name(path.name + ".part")
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        part.replace(path)
-        return path
+        return write_whole(path, "\n".join(lines) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "Plan":

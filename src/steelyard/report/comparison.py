@@ -1,24 +1,21 @@
 """A comparison of systems as tables, and as one HTML file that loads nothing and runs nothing."""
 
-import base64
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.records import Comparison
 from steelyard.records.comparison import Row
-from steelyard.report.figure import Figure, Numbers, data, figure
-from steelyard.report.sections import chart_table
-from steelyard.report.svg import CONTROL, FOR, INKS
+from steelyard.records.files import write_whole
+from steelyard.report.figure import Figure, Numbers, data, figure, ranked_intervals
+from steelyard.report.shell import filled
+from steelyard.report.svg import FOR
 from steelyard.report.table import Table
 from steelyard.report.wording import clean_line, interval, number, several
 
 if TYPE_CHECKING:
     import polars as pl
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _WORDS = {"confirmed": "beats random", "refuted": "worse than random", "inconclusive": "not told apart"}
-_STEP = 22
 _POINTS = 60  # of a course: more cannot be told apart in the drawing
 
 
@@ -131,28 +128,14 @@ def html(found: Comparison, *, path: str | Path = "comparison.html") -> Path:
     Returns:
         The path.
     """
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    part.write_text(render(found), encoding="utf-8")
-    part.replace(path)
-    return path
+    return write_whole(path, render(found))
 
 
 def render(found: Comparison) -> str:
     """The page as text; the same comparison gives the same page, byte for byte."""
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = environment.get_template("report.css.j2").render(inks=list(INKS.items()))
     missing = any(row.effect is None for row in found.rows)
-    page = environment.get_template("comparison.html.j2").render(
+    return filled(
+        "comparison.html.j2",
         title=clean_line(found.title, limit=200),
         says=in_words(found),
         tasks=[(by_task(found, task), charts(found, task)) for task in found.tasks],
@@ -161,12 +144,7 @@ def render(found: Comparison) -> str:
         notes=[clean_line(note, limit=400) for note in found.provenance.notes],
         provenance=_provenance(found),
         measured="",
-        chart_table=chart_table,
-        style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii"),
-        drawing=Markup,
     )
-    return page.strip() + "\n"
 
 
 def in_words(found: Comparison) -> str:
@@ -201,8 +179,6 @@ def charts(found: Comparison, task: str) -> tuple[Figure, ...]:
 
 
 def _effects(found: Comparison, task: str) -> Figure:
-    import altair as alt
-
     rows = [row for row in _ranked(found, task) if row.effect is not None]
     points = [
         {
@@ -216,26 +192,8 @@ def _effects(found: Comparison, task: str) -> Figure:
         if r.effect is not None
     ]
     unit = found.tasks[task]["unit"]
-    kinds = ["system", "control"]
-    base = alt.Chart(data(points)).encode(
-        y=alt.Y("name:N", title=None, sort=[p["name"] for p in points]),
-        color=alt.Color("kind:N", title=None)
-        .scale(domain=kinds, range=[FOR, CONTROL])
-        .legend(orient="top", direction="horizontal"),
-    )
-    shape = alt.Shape("kind:N", title=None).scale(domain=kinds, range=["circle", "diamond"])
     title = f"better than random ({unit})"
-    drawing = alt.layer(
-        alt.Chart(data([{"zero": 0.0}])).mark_rule(color=CONTROL, strokeDash=[4, 3]).encode(x="zero:Q"),
-        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q"),
-        base.mark_point(filled=True, opacity=1, size=70).encode(
-            x=alt.X("effect:Q", title=title), shape=shape
-        ),
-    ).properties(height=alt.Step(_STEP))
-    numbers = Numbers(
-        ("system", "effect", "95 %"),
-        tuple((p["name"], number(p["effect"]), interval(p["low"], p["high"], 2)) for p in points),
-    )
+    drawing, numbers = ranked_intervals(points, ("system", "control"), value="effect", title=title, zero=True)
     best = points[0]
     says = f"{best['name']} has the largest effect, {number(best['effect'])} {unit}; 0 is random."
     return figure(drawing, key=f"effects-{task}", title=f"{_name(task)}: effects", says=says, numbers=numbers)

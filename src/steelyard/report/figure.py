@@ -1,16 +1,18 @@
 """The one look of all charts: size, type, colours; and the table that goes with each drawing."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from steelyard.report.svg import CONTROL, FAINT, INK, RULE, draw
+from steelyard.report.svg import CONTROL, FAINT, FOR, INK, RULE, draw
+from steelyard.report.wording import number
 
 if TYPE_CHECKING:
     import altair as alt
 
 WIDTH, HEIGHT = 330, 170  # of the plotting area: legible on a phone without a second drawing
+_STEP = 22  # of a name's line
 
 
 @dataclass(frozen=True)
@@ -104,3 +106,47 @@ def diagonal(low: float = 0.0, high: float = 1.0) -> "alt.Chart":
     ends = [{"a": low, "b": low}, {"a": high, "b": high}]
     line = alt.Chart(data(ends)).mark_line(color=CONTROL, strokeDash=[4, 3], strokeWidth=1.5)
     return line.encode(x="a:Q", y="b:Q")
+
+
+def ranked_intervals(
+    points: Sequence[Mapping[str, Any]],
+    kinds: tuple[str, str],
+    *,
+    value: str,
+    title: str,
+    shown: Callable[[float], str] = number,
+    zero: bool = False,
+) -> tuple["alt.LayerChart | alt.FacetChart", Numbers]:
+    """Who stands where: one line per name with its interval, in the order given.
+
+    Args:
+        points: Each with ``name``, ``kind``, ``low``, ``high`` and the value.
+        kinds: What is asked about, and what it is compared with: in another colour and shape.
+        value: Name of the value.
+        title: Of the axis.
+        shown: How numbers are written.
+        zero: Draw a line at 0.
+
+    Returns:
+        The drawing and its table.
+    """
+    import altair as alt
+
+    base = alt.Chart(data(list(points))).encode(
+        y=alt.Y("name:N", title=None, sort=[p["name"] for p in points]),
+        color=alt.Color("kind:N", title=None)
+        .scale(domain=kinds, range=[FOR, CONTROL])
+        .legend(orient="top", direction="horizontal"),
+    )
+    shape = alt.Shape("kind:N", title=None).scale(domain=kinds, range=["circle", "diamond"])
+    layers = [
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title).scale(zero=zero), x2="high:Q"),
+        base.mark_point(filled=True, opacity=1, size=70).encode(
+            x=alt.X(f"{value}:Q", title=title).scale(zero=zero), shape=shape
+        ),
+    ]
+    if zero:
+        line = alt.Chart(data([{"zero": 0.0}]))
+        layers.insert(0, line.mark_rule(color=CONTROL, strokeDash=[4, 3]).encode(x="zero:Q"))
+    rows = tuple((p["name"], shown(p[value]), f"{shown(p['low'])} to {shown(p['high'])}") for p in points)
+    return alt.layer(*layers).properties(height=alt.Step(_STEP)), Numbers((kinds[0], value, "95 %"), rows)

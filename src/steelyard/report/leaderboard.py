@@ -1,25 +1,21 @@
 """The leaderboard as tables, and as one HTML file that loads nothing and runs nothing."""
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.records import Evidence, Leaderboard
+from steelyard.records.files import write_whole
 from steelyard.records.leaderboard import Cell, Standing
-from steelyard.report.figure import Figure, Numbers, data, figure
-from steelyard.report.sections import chart_table
-from steelyard.report.svg import CONTROL, FOR, INKS
+from steelyard.report.figure import Figure, figure, ranked_intervals
+from steelyard.report.shell import filled
 from steelyard.report.table import Table
 from steelyard.report.wording import clean_line, interval, metric, number, several
 
 if TYPE_CHECKING:
     import polars as pl
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _SIGNS = {"confirmed": "✓", "refuted": "✗", "inconclusive": "?"}
-_STEP = 22
 
 
 def frame(board: Leaderboard) -> "pl.DataFrame":
@@ -139,28 +135,14 @@ def html(board: Leaderboard, *, path: str | Path = "leaderboard.html") -> Path:
     Returns:
         The path.
     """
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    part.write_text(render(board), encoding="utf-8")
-    part.replace(path)
-    return path
+    return write_whole(path, render(board))
 
 
 def render(board: Leaderboard) -> str:
     """The page as text; the same leaderboard gives the same page, byte for byte."""
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = environment.get_template("report.css.j2").render(inks=list(INKS.items()))
     missing = any(cell.evidence is None for cell in board.cells)
-    page = environment.get_template("leaderboard.html.j2").render(
+    return filled(
+        "leaderboard.html.j2",
         title=clean_line(board.title, limit=200),
         says=in_words(board),
         charts=(ratings_chart(board.standings),) if any(s.games for s in board.standings) else (),
@@ -171,12 +153,7 @@ def render(board: Leaderboard) -> str:
         notes=[clean_line(note, limit=400) for note in board.provenance.notes],
         provenance=_provenance(board),
         measured="",
-        chart_table=chart_table,
-        style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii"),
-        drawing=Markup,
     )
-    return page.strip() + "\n"
 
 
 def in_words(board: Leaderboard) -> str:
@@ -205,32 +182,15 @@ def in_words(board: Leaderboard) -> str:
 
 def ratings_chart(found: Sequence[Standing]) -> Figure:
     """Ratings with their intervals, best first; baselines in another colour and shape."""
-    import altair as alt
-
     shown = [s for s in found if s.games]
-    kinds = ["method", "baseline"]
     points = [
         {"name": _name(s.method), "kind": s.role, "rating": s.rating, "low": s.low, "high": s.high}
         for s in shown
     ]
-    color = alt.Color("kind:N", title=None).scale(domain=kinds, range=[FOR, CONTROL])
-    base = alt.Chart(data(points)).encode(
-        y=alt.Y("name:N", title=None, sort=[p["name"] for p in points]),
-        color=color.legend(orient="top", direction="horizontal"),
-    )
-    shape = alt.Shape("kind:N", title=None).scale(domain=kinds, range=["circle", "diamond"])
-    x = alt.X("low:Q", title="Elo rating").scale(zero=False)
-    drawing = alt.layer(
-        base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q"),
-        base.mark_point(filled=True, opacity=1, size=70).encode(
-            x=alt.X("rating:Q", title="Elo rating").scale(zero=False), shape=shape
-        ),
-    ).properties(height=alt.Step(_STEP))
-    rows = tuple(
-        (_name(s.method), _rating(s.rating), f"{_rating(s.low)} to {_rating(s.high)}") for s in shown
+    drawing, numbers = ranked_intervals(
+        points, ("method", "baseline"), value="rating", title="Elo rating", shown=_rating
     )
     says = f"{_name(shown[0].method)} stands first with {_rating(shown[0].rating)}; 1500 is the mean of all."
-    numbers = Numbers(("method", "rating", "95 %"), rows)
     return figure(drawing, key="ratings", title="Ratings over all tasks", says=says, numbers=numbers)
 
 

@@ -1,22 +1,19 @@
 """The report as one HTML file that loads nothing, runs nothing and reads in any browser, on paper and on a phone."""
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from steelyard.errors import ShapeError
 from steelyard.records import Evidence, Examples, Plan, Report, Scores
+from steelyard.records.files import write_whole
 from steelyard.report import sections, tokens
 from steelyard.report.album import Album
 from steelyard.report.charts import of_scores
 from steelyard.report.evidence_charts import of_evidence
 from steelyard.report.gather import build
 from steelyard.report.selection import View
-from steelyard.report.svg import INKS
+from steelyard.report.shell import filled
 from steelyard.report.wording import clean_line
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def html(
@@ -51,12 +48,8 @@ def html(
     Example:
         ``sy.report.html(scores, plan, proof, path="report.html", train=problem.train, query=problem.query)``
     """
-    path = Path(path)
     page = render(as_report(subject, *records, train=train, query=query), view=view)
-    part = path.with_name(path.name + ".part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(path)
-    return path
+    return write_whole(path, page)
 
 
 def as_report(
@@ -84,22 +77,12 @@ def as_report(
 
 def render(report: Report, *, view: View | None = None) -> str:
     """The page as text; the same report gives the same page, byte for byte."""
-    import jinja2
-    from markupsafe import Markup
-
     view = view or View()
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = environment.get_template("report.css.j2").render(inks=list(INKS.items()))
     examples = Album(report, view)
     queries, chosen = sections.asked(report, examples, view)
     standing, sign, words = sections.headline(report)
-    page = environment.get_template("report.html.j2").render(
+    return filled(
+        "report.html.j2",
         title=clean_line(report.title, limit=200),
         verdict=clean_line(report.verdict, limit=4000),
         standing=standing,
@@ -125,11 +108,4 @@ def render(report: Report, *, view: View | None = None) -> str:
         made_by=sections.made_by(report),
         measure=sections.measure(report),
         measured=clean_line(report.scores[0].measurement.name.replace("_", " "), limit=40),
-        chart_table=sections.chart_table,
-        # Style sheet and drawings are ours: the one is a file beside this one, the others are rebuilt from a
-        # short list of elements and attributes. Everything else is escaped.
-        style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii"),
-        drawing=Markup,
     )
-    return page.strip() + "\n"
