@@ -74,9 +74,6 @@ class Line:
 
 def main(given: Options) -> None:
     """Both tables."""
-    import torch
-
-    torch.set_num_threads(given.threads)
     results: dict[str, Any] = {}
     for name, task in {"digits": _digits, "passages": _passages}.items():
         lines, facts = task(given)

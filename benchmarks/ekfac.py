@@ -53,9 +53,6 @@ class Row:
 
 def main(given: Options) -> None:
     """Both tables."""
-    import torch
-
-    torch.set_num_threads(given.threads)
     found = truth(REDUCED if given.reduced else FULL)
     job = as_job(found, given)
     floor = _floor(found, given.repeats)

@@ -50,9 +50,6 @@ class Side:
 
 def main(given: Options) -> None:
     """Both tables."""
-    import torch
-
-    torch.set_num_threads(given.threads)
     sides, floor = _products(given)
     ours = sides[0].seconds
     show(

@@ -43,9 +43,6 @@ _REDUCED = {"tiny": Size(64, 32, 1, 24, 4)}
 
 def main(given: Options) -> None:
     """Per model, one table for grad-dot and one for EK-FAC."""
-    import torch
-
-    torch.set_num_threads(given.threads)
     results = {
         name: _tables(name, size, given) for name, size in (_REDUCED if given.reduced else _SIZES).items()
     }

@@ -38,11 +38,8 @@ _LENGTH = 64
 
 def main(given: Options) -> None:
     """One table row per choice of adapted layers."""
-    import torch
-
     from steelyard.learners.transformers_small import small_language_model
 
-    torch.set_num_threads(given.threads)
     count = 16 if given.reduced else 256
     with tempfile.TemporaryDirectory() as folder:
         model = small_language_model(Path(folder) / "model")

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
 
 from benchmarks.runners.exchange import Answer, Job
 
@@ -51,7 +53,7 @@ class Options:
 
 
 def options(description: str | None) -> Options:
-    """Read ``[--peers [DIR]] [--threads N] [--repeats N] [--reduced]``."""
+    """Read ``[--peers [DIR]] [--threads N] [--repeats N] [--reduced]``, and hold this process to the threads."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument(
         "--peers",
@@ -66,6 +68,8 @@ def options(description: str | None) -> Options:
     given = parser.parse_args()
     if given.peers and not (Path(given.peers) / "torch" / ".ready").exists():
         parser.error(f"{given.peers} holds no peers: bash benchmarks/peers.sh {given.peers}")
+    torch.set_num_threads(given.threads)
+    threadpool_limits(given.threads)  # of the libraries loaded by now: NumPy's, SciPy's, OpenMP
     return Options(Path(given.peers) if given.peers else None, given.threads, given.repeats, given.reduced)
 
 

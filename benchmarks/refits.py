@@ -28,9 +28,6 @@ _MOMENTUM, _RATE, _BATCH = 0.9, 0.05, 50
 
 def main(given: Options) -> None:
     """All three tables."""
-    import torch
-
-    torch.set_num_threads(given.threads)
     size = digits.REDUCED if given.reduced else digits.FULL
     networks = _networks(size, given)
     fits = _many(size, 8 if given.reduced else 240)

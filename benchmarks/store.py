@@ -28,9 +28,6 @@ _NUMBERS: tuple[Number, ...] = ("float32", "float16", "int8")
 
 def main(given: Options) -> None:
     """Build one store per number type, compare them, time the questions."""
-    import torch
-
-    torch.set_num_threads(given.threads)
     count = 300 if given.reduced else 10_000
     problem = _problem(count)
     bare = _bare_seconds(problem)

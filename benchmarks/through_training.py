@@ -212,9 +212,6 @@ def unrolled(size: Size) -> dict[str, object]:
 
 def main(given: Options) -> None:
     """Both experiments."""
-    import torch
-
-    torch.set_num_threads(given.threads)
     size = REDUCED if given.reduced else FULL
     record("through_training", given, {"deterministic": deterministic(size), "unrolled": unrolled(size)})
 

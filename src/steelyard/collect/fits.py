@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from steelyard.collect.refits import Wanted, is_plain, make
+from steelyard.collect.refits import Wanted, make
 from steelyard.errors import SettingError, ShapeError
 from steelyard.problem import HasState, Problem
 from steelyard.run import Run
@@ -127,9 +127,10 @@ def outcomes(
     wanted: dict[str, Wanted] = {}
     keys: list[str] = []
     drawn = {number: stream(problem.seed, purpose, number) for number in set(seeds)}
-    for weights, number in zip(weightings, seeds, strict=True):
+    for weights, what, number in zip(weightings, _contents(weightings), seeds, strict=True):
         seed = drawn[number]
-        key = f"fits/{purpose}/{_digest(context, weights, seed)}"
+        digest = hashlib.blake2b(context + what + seed.to_bytes(8, "little"), digest_size=16)
+        key = f"fits/{purpose}/{digest.hexdigest()}"
         wanted.setdefault(key, Wanted(key, weights, seed))
         keys.append(key)
     with run.progress(f"refits for {purpose}", len(wanted), unit="fits") as progress:
@@ -164,13 +165,14 @@ def _check(problem: Problem, weightings: np.ndarray, seeds: Sequence[int]) -> No
         )
 
 
-def _digest(context: bytes, weights: np.ndarray, seed: int) -> str:
-    digest = hashlib.blake2b(context, digest_size=16)
-    digest.update(np.packbits(weights != 0).tobytes())
-    if not is_plain(weights):
-        digest.update(np.ascontiguousarray(weights, dtype=np.float64).tobytes())
-    digest.update(seed.to_bytes(8, "little"))
-    return digest.hexdigest()
+def _contents(weightings: np.ndarray) -> list[bytes]:
+    """What tells each row from others: who is present, and their weights unless all of them are 1."""
+    present = np.packbits(weightings != 0, axis=1)
+    weighted = ((weightings != 0) & (weightings != 1)).any(axis=1)
+    return [
+        bits.tobytes() + (np.ascontiguousarray(row, dtype=np.float64).tobytes() if own else b"")
+        for bits, row, own in zip(present, weightings, weighted.tolist(), strict=True)
+    ]
 
 
 def _fitted(problem: Problem, run: Run, *, name: str, fit: Any, fits: int) -> Any:

@@ -13,6 +13,7 @@ from steelyard.maths.many_neighbours import nearest_in_subsets, places_needed
 
 _PAIRS = 20_000_000  # of a query and a place in its list
 _SHORT = 4  # lists of up to a quarter of the examples are short
+_LITTLE = 500  # examples
 _FEW = 4  # up to a quarter of the queries are few
 _SETTINGS = ("algorithm", "leaf_size", "metric", "p", "metric_params", "n_jobs")
 
@@ -42,7 +43,8 @@ def nearest(
     known, tied = np.zeros(fits, dtype=bool), np.zeros((fits, len(queries)), dtype=bool)
     lengths = places_needed(present, k)
     left = np.flatnonzero(np.count_nonzero(present, axis=1) >= k)
-    short = left[lengths[left] <= total // _SHORT]
+    # In little data all lists are searched for at once: a second search costs more than it saves.
+    short = left[lengths[left] <= total // _SHORT] if total > _LITTLE else left[:0]
     for whole in (False, True):
         part = left if whole else short
         length = total if whole else int(lengths[short].max(initial=0))

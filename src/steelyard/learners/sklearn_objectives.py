@@ -249,10 +249,10 @@ def hessian(
         weights: Weight of every example's loss; 1 if None.
 
     Raises:
-        SettingError: If the model has more than 20,000 parameters.
+        CapabilityError: If the model has more than 20,000 parameters.
     """
     if model.weights.size > _LARGEST:
-        raise SettingError(
+        raise CapabilityError(
             f"the Hessian of {model.weights.size:,} parameters takes "
             f"{model.weights.size**2 * 8 / 2**30:,.0f} GiB.",
             fix="use fewer features (for instance TruncatedSVD), or a method without a Hessian such as "
