@@ -20,9 +20,17 @@ from steelyard.score import (
     DataOOB,
     DataShapley,
     LeastCore,
+    Memorization,
 )
 from tests.games import by_definition, shapley_weight, table_problem
 from tests.problems import additive_problem, additive_truth, ridge_problem
+
+
+def three_classes() -> Problem:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(24, 2)) + np.repeat(np.eye(3, 2), 8, axis=0) * 2, np.repeat(np.arange(3), 8)
+    learner = Sklearn(LogisticRegression(), measurement="accuracy")
+    return Problem(learner, train=(x[::2], y[::2]), query=(x[1::2], y[1::2]))
 
 
 @pytest.mark.parametrize("regression", ["ridge", "lasso"])
@@ -96,20 +104,24 @@ SPENDERS = [
     LeastCore(fits=50, nobody=0.0),
     DataOOB(fits=50),
 ]
+NAMED = {"ids": lambda m: f"{type(m).__name__}-{getattr(m, 'sampler', getattr(m, 'of', ''))}"}
+OTHERS = [ClassWiseShapley(fits=60), Memorization(fits=30), Memorization(of="queries", fits=30)]
 
 
-@pytest.mark.parametrize("method", SPENDERS, ids=lambda m: f"{type(m).__name__}-{getattr(m, 'sampler', '')}")
+@pytest.mark.parametrize("method", [*SPENDERS, *OTHERS], **NAMED)
 def test_no_more_fits_are_made_than_allowed(method):
-    problem = ridge_problem(12, 2)
+    problem = three_classes() if isinstance(method, ClassWiseShapley) else ridge_problem(12, 2)
     run = in_memory()
     scores = method(problem, run)
     assert 0 < run.cost.fits <= method.fits
-    assert scores.provenance.resolved["fits"] == run.cost.fits
+    assert scores.provenance.cost.fits == run.cost.fits
+    if method in SPENDERS:
+        assert scores.provenance.resolved["fits"] == run.cost.fits
     assert method.predict(problem).fits == method.fits
     assert scores.uncertainty is not None
 
 
-@pytest.mark.parametrize("method", SPENDERS, ids=lambda m: f"{type(m).__name__}-{getattr(m, 'sampler', '')}")
+@pytest.mark.parametrize("method", SPENDERS, **NAMED)
 def test_a_budget_too_small_says_what_would_do(method):
     from dataclasses import replace
 
