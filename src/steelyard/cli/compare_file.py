@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from steelyard.act.system import System
-from steelyard.cli.task_file import Entries, TaskEntry, as_text, labelled, named, one_name_each, read_file
+from steelyard.cli.task_file import Entries, TaskEntry, one_name_each, read_file
 from steelyard.flow.comparing import Terms
 from steelyard.flow.systems import system_by_name
 from steelyard.flow.tasks import Task
@@ -59,15 +59,7 @@ def read_comparison(path: Path) -> Asked:
     """
     file = read_file(path, example="examples/compare.yaml")
     entry = file.checked(CompareEntry)
-    systems: dict[str, System] = {}
-    for number, one in enumerate(entry.systems):
-        name, settings = named(one)
-        place, text = file.place("systems", number), {k: as_text(v) for k, v in settings.items()}
-        system = place.call(lambda n=name, s=text: system_by_name(n, s))
-        label = labelled(name, settings)
-        if label in systems:
-            raise place.error(f"{label!r} is listed twice", "list each system once, or with other settings.")
-        systems[label] = system
+    systems = file.made("systems", entry.systems, system_by_name)
     terms = Terms(entry.budget, entry.changes, entry.seeds, entry.controls)
     tasks = file.tasks(entry.tasks, entry.seed)
     return Asked(entry.title, terms, tasks, systems, entry.model_dump())

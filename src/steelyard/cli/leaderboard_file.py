@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from steelyard.cli.task_file import Entries, TaskEntry, as_text, labelled, named, one_name_each, read_file
+from steelyard.cli.task_file import Entries, TaskEntry, named, one_name_each, read_file
 from steelyard.flow.leaderboard import Asked
 from steelyard.flow.metrics import settings_from
 from steelyard.flow.tasks import Task
@@ -59,15 +59,7 @@ def read_board(path: Path) -> Board:
     """
     file = read_file(path, example="examples/leaderboard.yaml")
     entry = file.checked(BoardEntry)
-    methods: dict[str, Method] = {}
-    for number, one in enumerate(entry.methods):
-        name, settings = named(one)
-        place = file.place("methods", number)
-        method = place.call(lambda n=name, s=settings: by_name(n, {k: as_text(v) for k, v in s.items()}))
-        label = labelled(name, settings)
-        if label in methods:
-            raise place.error(f"{label!r} is listed twice", "list each method once, or with other settings.")
-        methods[label] = method
+    methods = file.made("methods", entry.methods, by_name)
     metrics: list[Asked] = []
     for number, one in enumerate(entry.metrics):
         name, settings = named(one)

@@ -1,6 +1,6 @@
 """YAML files that name tasks, and methods or systems with settings; errors name file, line and key."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from steelyard.score.settings import did_you_mean
 Plain = str | int | float | bool | None | list[str | int | float | bool]
 Entries = list[str | dict[str, dict[str, Plain]]]
 _Entry = TypeVar("_Entry", bound=BaseModel)
+_Made = TypeVar("_Made")
 
 
 class TaskEntry(BaseModel):
@@ -74,6 +75,30 @@ class TaskFile:
             self.place("tasks", name).call(lambda n=name, t=entry: _task(self.path.parent, n, t, seed))
             for name, entry in entries.items()
         )
+
+    def made(
+        self, key: str, entries: Entries, make: Callable[[str, dict[str, str]], _Made]
+    ) -> dict[str, _Made]:
+        """What every entry of a list names, by its label in tables.
+
+        Args:
+            key: Of the list, such as ``"methods"``.
+            entries: Names, or names with settings.
+            make: From a name and its settings as they are written on the command line.
+
+        Raises:
+            SettingError: If a name or setting has no meaning, or an entry stands there twice.
+        """
+        found: dict[str, _Made] = {}
+        for number, one in enumerate(entries):
+            name, settings = named(one)
+            place, text = self.place(key, number), {k: as_text(v) for k, v in settings.items()}
+            label = labelled(name, settings)
+            if label in found:
+                fix = f"list each of the {key} once, or with other settings."
+                raise place.error(f"{label!r} is listed twice", fix)
+            found[label] = place.call(lambda n=name, s=text: make(n, s))
+        return found
 
     def line(self, key: tuple[str | int, ...]) -> int:
         """Of the key, or of the closest one above it."""
