@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # The tests of boosted trees in fresh environments, each with Steelyard, its own dependencies and one release of one library.
-# Usage: tests/trees/versions.sh [PACKAGE[==RELEASE] …], from the repository's root.
+# Usage: tests/trees/versions.sh [PACKAGE[==RELEASE][,OTHER…] …], from the repository's root; OTHERs are what that release needs beside it.
 #   PYTHON: what makes the environments, python3 if unset. TMPDIR: where they are made, /tmp if unset; they are removed afterwards.
 set -u
 releases=("$@")
 if [ ${#releases[@]} -eq 0 ]; then
-  releases=(lightgbm lightgbm==4.5.0 xgboost-cpu xgboost-cpu==2.1.4 catboost scikit-learn scikit-learn==1.6.1)
+  # LightGBM's estimators before 4.6 call what scikit-learn 1.8 no longer has.
+  releases=(lightgbm "lightgbm==4.5.0,scikit-learn<1.8" xgboost-cpu xgboost-cpu==2.1.4 catboost scikit-learn scikit-learn==1.6.1)
 fi
 # Which tests are about a library, by words in their names and parameters.
 declare -A about=(
@@ -14,7 +15,8 @@ declare -A about=(
 failed=0
 lines=()
 for release in "${releases[@]}"; do
-  name=${release%%[=<>]*}
+  IFS=, read -ra packages <<<"$release"
+  name=${packages[0]%%[=<>]*}
   if [ -z "${about[$name]:-}" ]; then
     echo "$release is none of ${!about[*]}." >&2
     exit 2
@@ -23,7 +25,7 @@ for release in "${releases[@]}"; do
   trap 'rm -rf "$folder"' EXIT
   "${PYTHON:-python3}" -m venv "$folder" || exit 1
   python="$folder/bin/python"
-  "$python" -m pip install --quiet --disable-pip-version-check --editable . pytest hypothesis beartype "$release" || exit 1
+  "$python" -m pip install --quiet --disable-pip-version-check --editable . pytest hypothesis beartype "${packages[@]}" || exit 1
   # Older releases warn about newer versions of NumPy and Python, which is not for us to mend.
   PYTHONPATH=src "$python" -W ignore -m pytest -q -W ignore -p no:cacheprovider -m "trees and not slow" -k "${about[$name]}" \
     tests/trees tests/learners/test_boosted.py tests/learners/test_boosted_own.py tests/learners/test_boosted_bad_input.py \

@@ -83,6 +83,11 @@ def train(training: Training, rows: Rows, seed: int) -> Any:
         else:
             data = xgboost.DMatrix(rows.table, rows.codes, **about, nthread=1)
         settings = {**training.parameters, **_FIXED, "seed": seed}
+        if training.binned:  # one of many fits: without what ``train`` does around the rounds, an eighth of the time
+            booster = xgboost.Booster(settings, [data])
+            for number in range(training.rounds or 100):
+                booster.update(data, number)
+            return booster
         if training.custom is None:
             return xgboost.train(settings, data, num_boost_round=training.rounds or 10)
         settings.pop("objective", None)
