@@ -76,6 +76,25 @@ def test_rows_drawn_at_random_are_no_other_training_set():
         boosted.explained(numeric(rows=slice(0, 90)))
 
 
+@pytest.mark.parametrize(
+    ("library", "settings", "rows"),
+    [
+        ("lightgbm", {"subsample": 0.7, "subsample_freq": 1, "colsample_bytree": 0.5}, "grown on 70%"),
+        ("xgboost", {"subsample": 0.7, "colsample_bytree": 0.5}, "grown on 70%"),
+        ("catboost", {"bootstrap_type": "Bernoulli", "subsample": 0.7, "rsm": 0.5}, "found on 70%"),
+        ("hist", {"max_features": 0.5}, ""),
+        ("plain", {"subsample": 0.7, "max_features": 0.5}, "grown on 70%"),
+    ],
+)
+def test_drawn_rows_and_columns_are_recorded_and_told(library, settings, rows):
+    train = numeric(rows=slice(0, 160)) if library != "plain" else examples("binary", plain=True)
+    problem = sy.Problem(learner(library, "binary", **settings), train, train.take(np.arange(4)))
+    forest = problem.learner.forest(problem.learner.explained(train))
+    assert np.allclose((forest.row_share, forest.column_share), (0.7 if rows else 1.0, 0.5))
+    notes = " ".join(sy.score.TreeSim()(problem).provenance.notes)
+    assert rows in notes and "columns were drawn at random" in notes and "as few as 50%" in notes
+
+
 def test_labels_that_are_missing_or_of_another_kind():
     boosted, train = learner("hist", "regression"), examples("regression")
     labels = train.labels().copy()
