@@ -56,6 +56,19 @@ def test_other_columns_or_another_order(library):
         boosted.check(arrays, arrays)
 
 
+@pytest.mark.parametrize("library", ["catboost", "hist", "plain"])
+def test_other_columns_or_another_order_of_estimators(library):
+    frame = pytest.importorskip("pandas").DataFrame
+    train = numeric()
+    x = frame({name: np.asarray(train.column(name)[:]) for name in LINEAR})
+    boosted = sy.learners.Boosted(estimator(library, "binary").fit(x, train.labels()), trained=True)
+    boosted.explained(train)
+    with pytest.raises(ModelError, match="another order: feature 0 is 'n0' there and 'n1' here"):
+        boosted.explained(numeric(order=["n1", "n0", *LINEAR[2:]]))
+    with pytest.raises(ModelError, match="also reads 'n7'"):
+        boosted.explained(numeric(order=LINEAR[:7]))
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_training_set_that_the_model_has_not_seen(library):
     boosted = learner(library, "binary")
@@ -164,6 +177,21 @@ def test_weights_of_zero():
     with pytest.raises(FitError, match="has not seen the class"):
         fitted = boosted.fit(train, (train.labels() == 1).astype(float))
         boosted.measure(fitted, train)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_examples_of_weight_zero_are_absent(library):
+    rows = examples("binary", plain=library == "plain", weighted=False).take(slice(0, 120))
+    weights = np.ones(len(rows))
+    weights[::4] = 0.0
+    train = rows.with_column("weight", weights, checksum="w")
+    boosted = learner(library, "binary")
+    problem = sy.Problem(boosted, train, rows.take(np.arange(5)))
+    for method in (sy.score.BoostIn(), sy.score.LeafInfluence(), sy.score.TreeSim()):
+        found = method(problem).values
+        assert not found[::4].any() and found[1::4].any()
+    without = boosted.fit(rows.take(np.flatnonzero(weights)))
+    assert np.array_equal(boosted.measure(boosted.explained(train), rows), boosted.measure(without, rows))
 
 
 def test_a_leaf_that_no_example_reaches():
