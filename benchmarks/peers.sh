@@ -24,6 +24,7 @@ for name in "${wanted[@]}"; do
 done
 python="${PYTHON:-python3}"
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+reach="import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=30)"
 
 # install NAME PACKAGES BARE [LABEL]: creates DIR/NAME unless it is not wanted, or was finished with the same packages; BARE, known by
 # LABEL, comes without its dependencies
@@ -35,6 +36,10 @@ install() {
     echo "$target is ready"
     return
   fi
+  if [[ $bare =~ https://[^\ ]+ ]] && ! "$python" -c "$reach" "${BASH_REMATCH[0]}" 2>/dev/null; then
+    echo "$target: ${BASH_REMATCH[0]} cannot be reached. Set TREE_INFLUENCE_SOURCE to a folder with the source of $label." >&2
+    exit 1
+  fi
   rm -rf "$target"
   "$python" -m venv "$target"
   local pip=("$target/bin/python" -m pip install --quiet --disable-pip-version-check)
@@ -42,10 +47,7 @@ install() {
   # shellcheck disable=SC2086
   "${pip[@]}" --constraint "$root/constraints.txt" $plain
   # shellcheck disable=SC2086
-  if ! "${pip[@]}" --no-deps $bare; then
-    echo "$target: pip could not install $label.${4:+ Where GitHub cannot be reached, set TREE_INFLUENCE_SOURCE to a folder with its source.}" >&2
-    exit 1
-  fi
+  "${pip[@]}" --no-deps $bare
   printf '%s' "$packages" >"$stamp"
   echo "$target is ready"
 }
