@@ -367,18 +367,34 @@ def _attribution(found: Mapping[str, Any]) -> list[str]:
 
 
 def _trees(found: Mapping[str, Any]) -> list[str]:
-    large = [(r["method"], r["seconds"], r["peak_bytes"] / 2**20) for r in found["large"]]
-    lines = [*_table(("50,000 × 1,000, 200 trees", "seconds", "peak, MB"), large), ""]
+    large = [
+        (r["method"], r["query"], r["seconds"], r["peak_bytes"] / 2**20, r["process_peak_bytes"] / 2**20)
+        for r in found["large"]
+    ]
+    size = found["large"][0]
+    head = ("method", "queries", "seconds", "peak of scoring, MB", "of the process, MB")
+    lines = [f"{size['train']:,} training examples, {size['trees']} trees.", "", *_table(head, large), ""]
     if "speed" in found:
         fast, agreeing = found["speed"], [tuple(r.values()) for r in found["agreement"]]
-        head = ("task", "rate", "method", "largest score", "largest difference", "correlation")
+        head = ("library", "task", "rate", "method", "largest score", "largest difference", "correlation")
         lines += [
+            "Beside the authors' code. *As theirs* is ours with their choice put in; *before its round* and *at its "
+            "optimum* are theirs with a repair ([what differs](../docs/families/trees.md#beside-the-authors-code)).",
+            "",
             *_table(head, agreeing),
             "",
             f"LeafInfluence, {fast['train']} examples, {fast['rounds']} trees: {fast['ours']:.2g} s, the authors' code "
             f"{fast['theirs']:.3g} s; largest difference {fast['apart']:.2g}.",
             "",
         ]
+    loo = [
+        (r["train"], r["rounds"], r["library"], 1000 * r["naive"], 1000 * r["ours"], r["naive"] / r["ours"])
+        + (r["naive_cpu"] / r["ours_cpu"], r["apart"])
+        for r in found["loo"]
+    ]
+    head = ("rows", "rounds", "library", "loop, ms a fit", "ours, ms", "times faster", "by processor time")
+    lines += ["Leave-one-out beside a loop over copies of the estimator.", ""]
+    lines += [*_table((*head, "largest difference"), loo), ""]
     removals = [tuple(r.values()) for r in found["removals"]]
     return lines + _table(("library", "task", "method", "Spearman with leave-one-out", "LDS"), removals)
 

@@ -66,7 +66,7 @@ def options(description: str | None) -> Options:
     parser.add_argument("--repeats", type=int, default=3, help="repetitions; the median is reported")
     parser.add_argument("--reduced", action="store_true", help="a small version, to see that it runs")
     given = parser.parse_args()
-    if given.peers and not (Path(given.peers) / "torch" / ".ready").exists():
+    if given.peers and not any(Path(given.peers).glob("*/.ready")):
         parser.error(f"{given.peers} holds no peers: bash benchmarks/peers.sh {given.peers}")
     torch.set_num_threads(given.threads)
     threadpool_limits(given.threads)  # of the libraries loaded by now: NumPy's, SciPy's, OpenMP
@@ -77,13 +77,16 @@ def run(runner: str, job: Job, peers: Path | None) -> Answer:
     """One job by one runner, in a process of its own; ours are ``steelyard`` and ``trees``.
 
     Raises:
-        RuntimeError: If the runner failed, with the end of what it said.
+        RuntimeError: If the runner failed, with the end of what it said, or its environment is not installed.
     """
     if runner in ("steelyard", "trees"):
         python = Path(sys.executable)
     else:
         assert peers is not None, f"{runner} was asked for without --peers"
-        python = peers.absolute() / _ENVIRONMENTS[runner] / "bin" / "python"
+        name = _ENVIRONMENTS[runner]
+        if not (peers / name / ".ready").exists():
+            raise RuntimeError(f"{peers}/{name} is not installed: bash benchmarks/peers.sh {peers} {name}")
+        python = peers.absolute() / name / "bin" / "python"
     threads = {f"{library}_NUM_THREADS": str(job.threads) for library in ("OMP", "MKL", "OPENBLAS")}
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "job.npz", Path(folder) / "answer.npz"

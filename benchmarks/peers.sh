@@ -2,24 +2,43 @@
 # Installs the peers that the benchmarks run beside us, each pinned, in environments of their own:
 #   DIR/torch    kronfluence, dattri, captum, traker
 #   DIR/pydvl    pyDVL, which needs numpy < 2
-#   DIR/trees    tree_influence, the authors' code for boosted trees, built from its repository; needs gcc and numpy < 2
-# Usage: bash benchmarks/peers.sh [DIR]          DIR defaults to .venv-peers. A second call changes nothing.
+#   DIR/trees    tree_influence, the authors' code for boosted trees, built from its source; needs gcc and numpy < 2
+# Usage: bash benchmarks/peers.sh [DIR [NAME ...]]
+#   DIR defaults to .venv-peers; NAMEs are torch, pydvl, trees, all of them if none is given. A second call changes nothing.
+#
+# tree_influence is in no package registry: it is fetched from GitHub. Where that cannot be reached, set TREE_INFLUENCE_SOURCE to a
+# folder with its source (the one that holds its setup.py), release 0.1.7.
 #
 # Peers are installed without their own dependencies and the needed ones are named here: several ask for torchvision, which would
 # replace the pinned torch by a build with gigabytes of CUDA packages and is not needed for anything that we run.
 set -euo pipefail
 
 folder="${1:-.venv-peers}"
+wanted=("${@:2}")
+[ ${#wanted[@]} -gt 0 ] || wanted=(torch pydvl trees)
+for name in "${wanted[@]}"; do
+  case "$name" in
+    torch | pydvl | trees) ;;
+    *) echo "no environment is named $name: give torch, pydvl or trees." >&2 && exit 2 ;;
+  esac
+done
 python="${PYTHON:-python3}"
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+reach="import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=30)"
 
-# environment NAME STAMP-TEXT: creates DIR/NAME unless it was finished with the same text
+# install NAME PACKAGES BARE [LABEL]: creates DIR/NAME unless it is not wanted, or was finished with the same packages; BARE, known by
+# LABEL, comes without its dependencies
 install() {
-  local name="$1" plain="$2" bare="$3" target="$folder/$1"
-  local stamp="$target/.ready" wanted="$2 | $3 | $(cat "$root/constraints.txt")"
-  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+  local name="$1" plain="$2" bare="$3" label="${4:-$3}" target="$folder/$1"
+  [[ " ${wanted[*]} " == *" $name "* ]] || return 0
+  local stamp="$target/.ready" packages="$plain | $label | $(cat "$root/constraints.txt")"
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$packages" ]; then
     echo "$target is ready"
     return
+  fi
+  if [[ $bare =~ https://[^\ ]+ ]] && ! "$python" -c "$reach" "${BASH_REMATCH[0]}" 2>/dev/null; then
+    echo "$target: ${BASH_REMATCH[0]} cannot be reached. Set TREE_INFLUENCE_SOURCE to a folder with the source of $label." >&2
+    exit 1
   fi
   rm -rf "$target"
   "$python" -m venv "$target"
@@ -29,7 +48,7 @@ install() {
   "${pip[@]}" --constraint "$root/constraints.txt" $plain
   # shellcheck disable=SC2086
   "${pip[@]}" --no-deps $bare
-  printf '%s' "$wanted" >"$stamp"
+  printf '%s' "$packages" >"$stamp"
   echo "$target is ready"
 }
 
@@ -41,6 +60,19 @@ install pydvl \
   "numpy<2 scipy scikit-learn pandas cvxpy joblib cloudpickle psutil tqdm more-itertools matplotlib typing-extensions pyDeprecate<0.4 numcodecs<0.16" \
   "pydvl==0.10.0"
 
+# Where release 0.1.7 is published; or a folder that holds it, copied because building writes into it.
+source="https://github.com/jjbrophy47/tree_influence/archive/refs/tags/v0.1.7.zip"
+if [ -n "${TREE_INFLUENCE_SOURCE:-}" ]; then
+  if ! grep -qs 'version="0.1.7"' "$TREE_INFLUENCE_SOURCE/setup.py"; then
+    echo "TREE_INFLUENCE_SOURCE=$TREE_INFLUENCE_SOURCE holds no setup.py of tree_influence 0.1.7." >&2
+    exit 1
+  fi
+  source="$(mktemp -d)"
+  trap 'rm -rf "$source"' EXIT
+  cp -R "$TREE_INFLUENCE_SOURCE/." "$source"
+fi
+
 install trees \
-  "numpy<2 scipy<1.14 scikit-learn<1.4 pandas<3 joblib lightgbm cython setuptools<70" \
-  "--no-build-isolation https://github.com/jjbrophy47/tree_influence/archive/refs/tags/v0.1.7.zip"
+  "numpy<2 scipy<1.14 scikit-learn<1.4 pandas<3 joblib lightgbm xgboost-cpu cython setuptools<70 wheel" \
+  "--no-build-isolation $source" \
+  "tree_influence 0.1.7"

@@ -177,4 +177,6 @@ def serve(distribution: str, compute: Callable[[Job], Callable[[], np.ndarray]])
         if seconds[-1] > _LONG:
             break
     software = f"{distribution} {_version(distribution)} (Python {platform.python_version()})"
-    Answer(np.asarray(scores), tuple(seconds), peak_bytes() - before, software).write(Path(sys.argv[2]))
+    peak = peak_bytes()
+    answer = Answer(np.asarray(scores), tuple(seconds), peak - before, software, {"process_peak_bytes": peak})
+    answer.write(Path(sys.argv[2]))

@@ -19,6 +19,7 @@ def _without_package(monkeypatch) -> None:
     monkeypatch.setattr(adult_trees.importlib.metadata, "files", missing)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_example_find_what_was_turned_over(runner, tmp_path):
     label, features = adult_trees.write(tmp_path, train=250, query=8, rounds=10)
     for command in adult_trees.commands(tmp_path, label, features):

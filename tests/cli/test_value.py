@@ -54,6 +54,15 @@ def test_values_come_with_intervals(runner, model, tmp_path, method):
     assert (out / "report.html").exists()
 
 
+def test_values_without_an_interval_have_no_empty_columns(runner, grouped, tmp_path):
+    out = tmp_path / "run"
+    found = runner.invoke(app, ["value", grouped, "--method", "class_similarity", "--out", str(out)])
+    assert found.exit_code == 0, found.output
+    head = found.output.splitlines()[0]
+    assert "value (rank)" in head and "low" not in head and "high" not in head
+    assert table(out)["low"].null_count() == 60
+
+
 def test_groups_and_another_utility(runner, grouped, tmp_path):
     out = tmp_path / "run"
     given = ["value", grouped, "--groups", "source", "--utility", "accuracy", "--out", str(out), "--json"]

@@ -56,6 +56,19 @@ def test_other_columns_or_another_order(library):
         boosted.check(arrays, arrays)
 
 
+@pytest.mark.parametrize("library", ["catboost", "hist", "plain"])
+def test_other_columns_or_another_order_of_estimators(library):
+    frame = pytest.importorskip("pandas").DataFrame
+    train = numeric()
+    x = frame({name: np.asarray(train.column(name)[:]) for name in LINEAR})
+    boosted = sy.learners.Boosted(estimator(library, "binary").fit(x, train.labels()), trained=True)
+    boosted.explained(train)
+    with pytest.raises(ModelError, match="another order: feature 0 is 'n0' there and 'n1' here"):
+        boosted.explained(numeric(order=["n1", "n0", *LINEAR[2:]]))
+    with pytest.raises(ModelError, match="also reads 'n7'"):
+        boosted.explained(numeric(order=LINEAR[:7]))
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_training_set_that_the_model_has_not_seen(library):
     boosted = learner(library, "binary")
@@ -74,6 +87,25 @@ def test_rows_drawn_at_random_are_no_other_training_set():
     assert "drawn at random" in " ".join(boosted.leaf_notes(fitted))
     with pytest.raises(ModelError, match="was not trained on"):
         boosted.explained(numeric(rows=slice(0, 90)))
+
+
+@pytest.mark.parametrize(
+    ("library", "settings", "rows"),
+    [
+        ("lightgbm", {"subsample": 0.7, "subsample_freq": 1, "colsample_bytree": 0.5}, "grown on 70%"),
+        ("xgboost", {"subsample": 0.7, "colsample_bytree": 0.5}, "grown on 70%"),
+        ("catboost", {"bootstrap_type": "Bernoulli", "subsample": 0.7, "rsm": 0.5}, "found on 70%"),
+        ("hist", {"max_features": 0.5}, ""),
+        ("plain", {"subsample": 0.7, "max_features": 0.5}, "grown on 70%"),
+    ],
+)
+def test_drawn_rows_and_columns_are_recorded_and_told(library, settings, rows):
+    train = numeric(rows=slice(0, 160)) if library != "plain" else examples("binary", plain=True)
+    problem = sy.Problem(learner(library, "binary", **settings), train, train.take(np.arange(4)))
+    forest = problem.learner.forest(problem.learner.explained(train))
+    assert np.allclose((forest.row_share, forest.column_share), (0.7 if rows else 1.0, 0.5))
+    notes = " ".join(sy.score.TreeSim()(problem).provenance.notes)
+    assert rows in notes and "columns were drawn at random" in notes and "as few as 50%" in notes
 
 
 def test_labels_that_are_missing_or_of_another_kind():
@@ -145,6 +177,21 @@ def test_weights_of_zero():
     with pytest.raises(FitError, match="has not seen the class"):
         fitted = boosted.fit(train, (train.labels() == 1).astype(float))
         boosted.measure(fitted, train)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_examples_of_weight_zero_are_absent(library):
+    rows = examples("binary", plain=library == "plain", weighted=False).take(slice(0, 120))
+    weights = np.ones(len(rows))
+    weights[::4] = 0.0
+    train = rows.with_column("weight", weights, checksum="w")
+    boosted = learner(library, "binary")
+    problem = sy.Problem(boosted, train, rows.take(np.arange(5)))
+    for method in (sy.score.BoostIn(), sy.score.LeafInfluence(), sy.score.TreeSim()):
+        found = method(problem).values
+        assert not found[::4].any() and found[1::4].any()
+    without = boosted.fit(rows.take(np.flatnonzero(weights)))
+    assert np.array_equal(boosted.measure(boosted.explained(train), rows), boosted.measure(without, rows))
 
 
 def test_a_leaf_that_no_example_reaches():

@@ -9,8 +9,12 @@ pytestmark = pytest.mark.trees
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_lightgbm_fits_in_blocks_equal_plain_fits(task):
-    boosted, train = learner("lightgbm", task), examples(task)
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+@pytest.mark.parametrize("threads", ["1", "4"])
+def test_fits_in_blocks_equal_plain_fits(library, task, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    monkeypatch.setattr("steelyard.run.pool.cores", lambda: 4)
+    boosted, train = learner(library, task), examples(task)
     assert boosted.together(train) > 1
     queries = train.take(np.arange(10))
     draw = np.random.default_rng(0)
@@ -31,7 +35,7 @@ def test_a_fit_without_a_class_or_without_examples_is_left_to_be_made_by_itself(
     assert np.isfinite(found).all(axis=1).tolist() == [False, False, True]
 
 
-@pytest.mark.parametrize("library", ["xgboost", "hist"])
+@pytest.mark.parametrize("library", ["catboost", "hist"])
 def test_other_libraries_are_fitted_one_by_one(library):
     boosted, train = learner(library, "binary"), examples("binary")
     assert boosted.together(train) == 1

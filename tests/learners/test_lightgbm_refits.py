@@ -1,13 +1,15 @@
 """LightGBM's refits: what is read from the first round alone is what the whole model says."""
 
-import lightgbm
 import numpy as np
 import pytest
 
-from steelyard.learners import boosted_lightgbm
 from steelyard.trees import lightgbm as layout
+from tests.learners.boosted_cases import need
 
 pytestmark = pytest.mark.trees
+lightgbm = need("lightgbm")
+
+from steelyard.learners import boosted_lightgbm  # noqa: E402 - it imports the library
 
 
 @pytest.mark.parametrize("objective", ["regression", "binary", "multiclass"])

@@ -67,6 +67,34 @@ def test_wide_rows_say_what_is_hidden():
     assert shown.cells[3].name == "input[3]"
 
 
+@pytest.mark.parametrize(("wide", "unlike"), [(30, 6), (60, 40), (300, 300)])
+def test_of_many_columns_those_that_differ_come_first_and_none_of_them_is_hidden(wide, unlike):
+    values = np.zeros((4, wide))
+    values[1:, -unlike:] = 1.0
+    values[1, -1], values[1, -2] = 0.0, 0.0  # these two differ in fewer rows than the others
+    table = rows(input=values)
+    gallery = Gallery(table, list(table.ids), "row")
+    query = gallery.values("e-0000")
+    columns = gallery.columns(query, ["e-0001", "e-0002", "e-0003"])
+    shown = gallery.show("e-0002", beside=query, columns=columns)
+    most = min(unlike, 200)
+    assert [cell.differs for cell in shown.cells] == [True] * most + [False] * max(0, 24 - unlike)
+    assert shown.cells[0].name == f"input[{wide - unlike}]"
+    assert (shown.hidden, shown.unlike) == (wide - max(24, most), unlike - most)
+    if unlike == 6:
+        assert [cell.name for cell in shown.cells[4:7]] == ["input[28]", "input[29]", "input[0]"]
+    asked = gallery.show("e-0000", columns=columns)
+    assert [cell.name for cell in asked.cells] == [cell.name for cell in shown.cells]
+
+
+def test_few_columns_keep_their_order():
+    table = rows(a=np.array([1.0, 1.0]), b=np.array([1.0, 2.0]), c=np.array([3.0, 3.0]))
+    gallery = Gallery(table, list(table.ids), "row")
+    assert gallery.columns(gallery.values("e-0000"), ["e-0001"]) is None
+    shown = gallery.show("e-0001", beside=gallery.values("e-0000"))
+    assert [(cell.name, cell.differs) for cell in shown.cells] == [("a", False), ("b", True), ("c", False)]
+
+
 def test_the_caller_can_choose_how_to_show():
     standardised = rows(input=np.random.default_rng(0).standard_normal((3, 64)))
     assert Gallery(standardised, ["e-0000"], "auto").kind == "row"

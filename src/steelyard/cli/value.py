@@ -110,9 +110,11 @@ def _tell(scores: Scores, values: "pl.DataFrame", folder: Path, shown: Shown, *,
         return
     rows = [*values.head(top).iter_rows(), *values.tail(max(0, min(top, len(values) - top))).iter_rows()]
     head = ("example", f"value ({scores.unit})", "low", "high")
-    typer.echo(
-        table(head, [(name, number(mean), number(low), number(high)) for name, mean, low, high in rows])
-    )
+    shown_columns = 4 if meaning else 2  # no interval, no empty columns for it
+    cells = [
+        (name, number(mean), number(low), number(high))[:shown_columns] for name, mean, low, high in rows
+    ]
+    typer.echo(table(head[:shown_columns], cells))
     if meaning:
         typer.echo(f"\nlow and high: 95 % interval over {meaning}")
     typer.echo(f"\nvalues  {folder / _TABLE}\nreport  {folder / PAGE}")

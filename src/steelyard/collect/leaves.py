@@ -12,7 +12,8 @@ from steelyard.problem import HasLeaves, Problem, require
 from steelyard.run import Run
 from steelyard.trees.forest import Forest
 
-_INSTEAD = "leave_one_out, knn_shapley or embedding_cosine"
+INSTEAD = "leave_one_out, knn_shapley or embedding_cosine"
+"""Methods that work without leaves, for errors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class Leaves:
     notes: tuple[str, ...]
 
 
-def leaves_of(problem: Problem, run: Run, *, method: str = "This method", instead: str = _INSTEAD) -> Leaves:
+def leaves_of(problem: Problem, run: Run, *, method: str = "This method", instead: str = INSTEAD) -> Leaves:
     """Leaves of a problem's training examples and queries in its explained model.
 
     Cost: the explained model, and one pass of all examples and queries through its trees.

@@ -172,10 +172,20 @@ def check_layout(
             fix="use leave_one_out or knn_shapley, which need no leaves, and report the model's settings.",
         )
     notes = list(_check_covers(fitted, numbers, examples, weights))
-    if forest.row_share < 1 and forest.cover_kind != "weight":
+    if forest.row_share < 1 and forest.cover_kind == "weight":
+        notes.append(
+            f"the shape of every tree was found on {forest.row_share:.0%} of the rows drawn at random, its leaves on "
+            "all of them"
+        )
+    elif forest.row_share < 1:
         notes.append(
             f"every round was grown on {forest.row_share:.0%} of the rows drawn at random, and the model does not say "
             "which: leaves are explained as if all rows had been there"
+        )
+    if forest.column_share < 1:
+        notes.append(
+            f"columns were drawn at random for trees, levels or splits, as few as {forest.column_share:.0%} of them: "
+            "the shape of the trees is taken as it came out"
         )
     if forest.leaf_rule == "unknown":
         notes.append(

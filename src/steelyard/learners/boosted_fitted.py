@@ -23,12 +23,14 @@ class Training:
         parameters: Parameters for the library's own ``train``.
         rounds: How many rounds; None where the estimator says it.
         custom: The user's own objective.
+        binned: Whether XGBoost bins the rows as it reads them, as its estimators do with histograms.
     """
 
     estimator: Any = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     rounds: int | None = None
     custom: Custom | None = None
+    binned: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -133,7 +133,7 @@ def raw(fitted: BoostedFitted, features: np.ndarray) -> np.ndarray:
     if not isinstance(model, layout.HISTOGRAM):
         return model._raw_predict(np.ascontiguousarray(features, dtype=np.float32))  # noqa: SLF001
     if not fitted.coding.categorical:
-        return model._raw_predict(features)  # noqa: SLF001
+        return model._raw_predict(_as_read(model, features))  # noqa: SLF001
     return model._raw_predict(_as_read(model, fitted.coding.texts(features)))  # noqa: SLF001
 
 
@@ -148,6 +148,7 @@ def load(content: bytes) -> Any:
 
 
 def _as_read(model: Any, cells: np.ndarray) -> Any:
+    """With the names that the model was fitted with, if any: without them scikit-learn warns."""
     if getattr(model, "feature_names_in_", None) is None:
         return cells
     import polars

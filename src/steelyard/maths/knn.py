@@ -6,7 +6,7 @@ agree. Sorting these integers sorts by distance, breaks ties by position, and br
 nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,8 +143,33 @@ def knn_shapley(
     return _shapley_blocks(pairs, ranks, train_labels, query_labels, share_ties=share_ties)
 
 
+def knn_shapley_by(
+    distances: Callable[[slice], Float[np.ndarray, "part train"]],
+    train_labels: Shaped[np.ndarray, " train"],
+    query_labels: Shaped[np.ndarray, " query"],
+    *,
+    neighbours: int,
+) -> Iterator[tuple[slice, Float[np.ndarray, "train block"]]]:
+    """:func:`knn_shapley` by any distance; equally distant examples share.
+
+    Args:
+        distances: From some of the queries to all training examples, 0 or more.
+        train_labels: As there.
+        query_labels: As there.
+        neighbours: As there.
+
+    Raises:
+        SettingError: If ``neighbours`` is below 1.
+    """
+    if neighbours < 1:
+        raise SettingError(f"neighbours is {neighbours}.", fix="give the number of neighbours, at least 1.")
+    ranks = _Ranks.of(len(train_labels), neighbours)
+    pairs = _Distances(distances, *_places(len(train_labels)))
+    return _shapley_blocks(pairs, ranks, train_labels, query_labels, share_ties=True)
+
+
 def _shapley_blocks(
-    pairs: "_Pairs",
+    pairs: "_Pairs | _Distances",
     ranks: "_Ranks",
     train_labels: Shaped[np.ndarray, " train"],
     query_labels: Shaped[np.ndarray, " query"],
@@ -249,18 +274,39 @@ class _Pairs:
         # The constant bounds the rounding step from below, so that exact copies of one vector always tie.
         wide_query = np.column_stack([-2.0 * q, np.ones(len(q)), norm * (1.0 + 2.0**-8)])
         wide_train = np.column_stack([x, np.einsum("nf,nf->n", x, x), np.ones(len(x))])
-        bits = max(_MIN_DROPPED_BITS, len(x).bit_length() + 1)
-        position = np.arange(len(x), dtype=np.int64) << 1
-        return cls(wide_train, wide_query, position, (1 << bits) - 1)
+        return cls(wide_train, wide_query, *_places(len(x)))
 
     def keys(self, part: slice) -> np.ndarray:
-        """``int64["query train"]`` Rounded distance in the high bits, then position, then a free bit."""
-        # The bits of non-negative floats sort like the floats.
-        keys = (self.query[part] @ self.train.T).view(np.int64)
-        keys += (self.low >> 1) + 1
-        keys &= np.int64(2**63 - 1) & ~np.int64(self.low)
-        keys |= self.position
-        return keys
+        """``int64["query train"]`` Rounded squared distance in the high bits, then position, then a free bit."""
+        return _keyed(self.query[part] @ self.train.T, self.position, self.low)
+
+
+@dataclass(frozen=True)
+class _Distances:
+    """Distances that are given."""
+
+    distances: Callable[[slice], np.ndarray]
+    position: np.ndarray
+    low: int
+
+    def keys(self, part: slice) -> np.ndarray:
+        """As those of :class:`_Pairs`."""
+        return _keyed(np.array(self.distances(part), dtype=np.float64, order="C"), self.position, self.low)
+
+
+def _places(count: int) -> tuple[np.ndarray, int]:
+    """Positions as keys have them, and the mask of the bits below the distance."""
+    bits = max(_MIN_DROPPED_BITS, count.bit_length() + 1)
+    return np.arange(count, dtype=np.int64) << 1, (1 << bits) - 1
+
+
+def _keyed(distances: np.ndarray, position: np.ndarray, low: int) -> np.ndarray:
+    # The bits of non-negative floats sort like the floats.
+    keys = distances.view(np.int64)
+    keys += (low >> 1) + 1
+    keys &= np.int64(2**63 - 1) & ~np.int64(low)
+    keys |= position
+    return keys
 
 
 def _blocks(queries: int, width: int) -> Iterator[slice]:

@@ -8,7 +8,7 @@ from steelyard.records import Plan, Report, Scores
 from steelyard.report.about import scores_of
 from steelyard.report.noise import drowned
 from steelyard.report.selection import Neighbours, View, shown_ids
-from steelyard.report.showing import Gallery, Kind, Shown
+from steelyard.report.showing import Columns, Gallery, Kind, Shown
 from steelyard.report.tokens import Piece, highlighted, largest
 from steelyard.report.wording import clean_line, number, signed
 
@@ -56,6 +56,10 @@ class Album:
         """How training examples are drawn."""
         return self.train.kind
 
+    def asked(self, found: Neighbours) -> Shown:
+        """The query, by the columns that its examples are shown by."""
+        return self.query.show(found.query, columns=self._columns(found))
+
     def near(self, found: Neighbours, side: str) -> tuple[Card, ...]:
         """Cards of one side of a query; bars of both sides have one scale, and differences in rows are marked.
 
@@ -65,11 +69,11 @@ class Album:
         """
         pairs = found.proponents if side == "for" else found.opponents
         longest = max((abs(score) for _, score in (*found.proponents, *found.opponents)), default=0.0) or 1.0
-        beside = self.query.values(found.query)
+        beside, columns = self.query.values(found.query), self._columns(found)
         cards = [
-            self._card(example, score, side, abs(score) / longest, beside)
+            self._card(example, score, side, abs(score) / longest, beside, columns)
             if (example, found.query) not in self._noise
-            else self._grey(self._card(example, score, "noise", abs(score) / longest, beside))
+            else self._grey(self._card(example, score, "noise", abs(score) / longest, beside, columns))
             for example, score in pairs
         ]
         everyone = [example for example, _ in (*found.proponents, *found.opponents)]
@@ -82,8 +86,7 @@ class Album:
     def suspects(self, scored: Sequence[tuple[str, float]]) -> tuple[Card, ...]:
         """Cards of examples with their per-example scores, coloured by what these say."""
         return tuple(
-            self._card(example, score, _side(score, self.report.scores[0]), 0.0, None)
-            for example, score in scored
+            self._card(example, score, _side(score, self.report.scores[0]), 0.0) for example, score in scored
         )
 
     def planned(self, plan: Plan, count: int) -> tuple[Card, ...]:
@@ -113,10 +116,20 @@ class Album:
             )
         return tuple(cards)
 
-    def _card(
-        self, example: str, score: float, side: str, share: float, beside: Mapping[str, Any] | None
+    def _columns(self, found: Neighbours) -> Columns | None:
+        everyone = [example for example, _ in (*found.proponents, *found.opponents)]
+        return self.train.columns(self.query.values(found.query), everyone)
+
+    def _card(  # noqa: PLR0913 - an example, its score, and what it is shown beside
+        self,
+        example: str,
+        score: float,
+        side: str,
+        share: float,
+        beside: Mapping[str, Any] | None = None,
+        columns: Columns | None = None,
     ) -> Card:
-        shown = self.train.show(example, beside=beside)
+        shown = self.train.show(example, beside=beside, columns=columns)
         name = shown.name("training example")
         return Card(shown, side, signed(score), round(100 * share, 1), marks=self._marks(example), alt=name)
 

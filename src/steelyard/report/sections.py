@@ -282,7 +282,7 @@ def chart_table(chart: Figure) -> Table:
 
 def _asked(position: int, near: Neighbours, report: Report, album: Album) -> Asked:
     rank = report.scores[0].unit == "rank"
-    shown = album.query.show(near.query)
+    shown = album.asked(near)
     titles = ("Most similar", "Least similar") if rank else ("Helped most", "Harmed most")
     none = "" if rank else "No training example has a score of this sign."
     groups = [

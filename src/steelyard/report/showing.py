@@ -15,7 +15,8 @@ Kind = Literal["image", "text", "row", "id"]
 
 MEASURED, PREDICTED = "measured", "predicted"  # columns that annotate() adds
 _HEAD = 240  # characters of a text shown before it has to be unfolded
-_CELLS = 24  # table cells per example; a wider row says how many are left out
+_CELLS = 24  # table cells per example, beside all that differ; a wider row says how many are left out
+_MOST_CELLS = 200  # that differ: a page of thousands of columns could not be opened
 _APART = 0.1  # share of a column's range beyond which a number counts as different from the query's
 
 
@@ -38,6 +39,19 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """Columns of table rows that are shown.
+
+    Attributes:
+        names: In the order of showing.
+        unlike: How many others differ from the query in some row, too.
+    """
+
+    names: tuple[str, ...]
+    unlike: int
+
+
+@dataclass(frozen=True)
 class Shown:
     """One example, every text in it cleaned.
 
@@ -51,6 +65,7 @@ class Shown:
         parts: For ``"text"``.
         cells: For ``"row"``.
         hidden: How many cells were left out.
+        unlike: How many of these differ from the query in some row beside it.
     """
 
     id: str
@@ -62,6 +77,7 @@ class Shown:
     parts: tuple[Part, ...] = ()
     cells: tuple[Cell, ...] = ()
     hidden: int = 0
+    unlike: int = 0
 
     def name(self, role: str) -> str:
         """What a screen reader says for it.
@@ -95,12 +111,15 @@ class Gallery:
             self._range = pixel_range(np.asarray(self.rows.input()[:]))
         self._spans = _spans(self.rows) if self.kind == "row" else {}
 
-    def show(self, example: str, *, beside: "Mapping[str, Any] | None" = None) -> Shown:
+    def show(
+        self, example: str, *, beside: "Mapping[str, Any] | None" = None, columns: Columns | None = None
+    ) -> Shown:
         """The example of that id.
 
         Args:
             example: Its id.
             beside: For table rows: the raw values of the query, whose differences are marked.
+            columns: For table rows: which columns; the first if None.
         """
         name = clean_line(example)
         if example not in self._at:
@@ -118,10 +137,37 @@ class Gallery:
             parts = tuple(part for column in self.rows.inputs for part in _parts(column, row[column]))
             return Shown(name, self.kind, label, predicted, measured, parts=parts)
         if self.kind == "row":
-            cells = self._cells(row, beside)
-            hidden = max(0, len(cells) - _CELLS)
-            return Shown(name, self.kind, label, predicted, measured, cells=cells[:_CELLS], hidden=hidden)
+            flat = dict(_flat({name: row[name] for name in self.rows.inputs}))
+            names = list(flat)[:_CELLS] if columns is None else [c for c in columns.names if c in flat]
+            return Shown(
+                name,
+                self.kind,
+                label,
+                predicted,
+                measured,
+                cells=tuple(self._cell(name, flat[name], beside) for name in names),
+                hidden=len(flat) - len(names),
+                unlike=0 if columns is None else columns.unlike,
+            )
         return shown
+
+    def columns(self, beside: "Mapping[str, Any] | None", examples: Sequence[str]) -> Columns | None:
+        """Which columns of table rows to show beside a query: all, or of many those first that differ most often.
+
+        Args:
+            beside: The query's raw values.
+            examples: Ids of the rows.
+        """
+        if beside is None or len(beside) <= _CELLS:
+            return None
+        found = [self.values(example) or {} for example in examples]
+        apart = {
+            name: sum(name in row and self._apart(name, row[name], value) for row in found)
+            for name, value in beside.items()
+        }
+        unlike = sum(count > 0 for count in apart.values())
+        ordered = sorted(apart, key=lambda name: -apart[name])  # stable: equals as the table has them
+        return Columns(tuple(ordered[: max(_CELLS, min(unlike, _MOST_CELLS))]), max(0, unlike - _MOST_CELLS))
 
     def values(self, example: str) -> dict[str, Any] | None:
         """The raw values of a table row, to compare others with; None for other kinds."""
@@ -130,16 +176,9 @@ class Gallery:
         row = self.rows.row(self._at[example])
         return dict(_flat({name: row[name] for name in self.rows.inputs}))
 
-    def _cells(self, row: Mapping[str, Any], beside: Mapping[str, Any] | None) -> tuple[Cell, ...]:
-        flat = _flat({name: row[name] for name in self.rows.inputs})
-        return tuple(
-            Cell(
-                clean_line(name, limit=60),
-                _value(value),
-                beside is not None and name in beside and self._apart(name, value, beside[name]),
-            )
-            for name, value in flat
-        )
+    def _cell(self, name: str, value: Any, beside: Mapping[str, Any] | None) -> Cell:
+        differs = beside is not None and name in beside and self._apart(name, value, beside[name])
+        return Cell(clean_line(name, limit=60), _value(value), differs)
 
     def _apart(self, name: str, value: Any, other: Any) -> bool:
         if name in self._spans and isinstance(other, int | float | np.number):

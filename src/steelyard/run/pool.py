@@ -184,6 +184,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
+def threads() -> int:
+    """Threads that work within this process may use: one per core, or as few as ``OMP_NUM_THREADS`` says."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores(), max(1, int(asked))) if asked.isdigit() else cores()
+
+
 def pickled(work: Callable[[Any], Any]) -> bytes:
     """A function with everything that it refers to, to be sent to workers.
 

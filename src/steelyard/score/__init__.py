@@ -156,6 +156,9 @@ METHODS: Mapping[str, str] = {
 }
 """Name on the command line to ``module:Class``."""
 
+ALIASES: Mapping[str, tuple[str, Mapping[str, str]]] = {"subsample": ("memorization", {"of": "queries"})}
+"""Further names, as the literature has them: a method and some of its settings."""
+
 _NAMES = {path.partition(":")[2]: path for path in METHODS.values()} | {
     "Method": "steelyard.score.method:Method",
     "MethodCard": "steelyard.score.method:MethodCard",
@@ -173,7 +176,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*_NAMES, "METHODS", "by_name", "card", "method_class"])
+    return sorted([*_NAMES, "ALIASES", "METHODS", "by_name", "card", "method_class"])
 
 
 def method_class(name: str) -> "type[Method]":
@@ -186,9 +189,10 @@ def method_class(name: str) -> "type[Method]":
         >>> method_class("random").__name__
         'Random'
     """
+    name = ALIASES[name][0] if name in ALIASES else name
     if name not in METHODS:
         raise SettingError(
-            f"There is no method {name!r}{did_you_mean(name, METHODS)}",
+            f"There is no method {name!r}{did_you_mean(name, [*METHODS, *ALIASES])}",
             fix=f"choose one of {', '.join(METHODS)}; `steelyard methods` describes them.",
         )
     return __getattr__(METHODS[name].partition(":")[2])
@@ -211,7 +215,7 @@ def by_name(name: str, settings: Mapping[str, str] | None = None) -> "Method":
     """A method from its name and settings as text, as the command line has them.
 
     Args:
-        name: A key of ``METHODS``.
+        name: A key of ``METHODS`` or ``ALIASES``.
         settings: Field to text: ``{"damping": "0.1"}``. Fields that are not named keep their defaults.
 
     Raises:
@@ -222,7 +226,8 @@ def by_name(name: str, settings: Mapping[str, str] | None = None) -> "Method":
         Random(seed=3)
     """
     kind = method_class(name)
-    return kind(**parse_settings(kind, settings or {}, owner=name))
+    fixed = ALIASES[name][1] if name in ALIASES else {}
+    return kind(**parse_settings(kind, {**fixed, **(settings or {})}, owner=name))
 
 
 def from_repr(text: str) -> "Method":

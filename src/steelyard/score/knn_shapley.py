@@ -3,8 +3,8 @@
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -12,12 +12,13 @@ from jaxtyping import Float32
 
 from steelyard.collect.embeddings import Source, embedder
 from steelyard.errors import CapabilityError, SettingError
-from steelyard.maths.knn import knn_shapley
+from steelyard.maths.knn import knn_shapley, knn_shapley_by
 from steelyard.problem import Problem
 from steelyard.records import Cost, Scores
 from steelyard.run import Run, in_memory
 from steelyard.score.baselines import Labels, comparable_labels, unit_rows
 from steelyard.score.driver import MethodCard, begin, make_scores
+from steelyard.score.tree_kernels import paths_of
 
 _BATCH = 4096
 _PART_BYTES = 32 * 2**20
@@ -38,7 +39,8 @@ class KNNShapley:
     Args:
         neighbours: How many neighbours vote.
         embedding: ``"learner"``: what the explained model's last layer reads. ``"inputs"``: the input numbers.
-            ``"auto"``: the learner's where it has them.
+            ``"auto"``: the learner's where it has them. ``"leaves"``, for boosted trees: near are examples that share
+            the query's leaf in many trees, so that categories and missing values count as the model takes them.
         metric: ``"euclidean"``, or ``"cosine"`` (Euclidean between vectors of length one, which sorts alike).
 
     Source: Jia et al. (2019), "Efficient Task-Specific Data Valuation for Nearest Neighbor Algorithms",
@@ -46,7 +48,7 @@ class KNNShapley:
     """
 
     neighbours: int = 5
-    embedding: Source = "auto"
+    embedding: Source | Literal["leaves"] = "auto"
     metric: Literal["euclidean", "cosine"] = "euclidean"
     card: ClassVar[MethodCard] = MethodCard(
         paper="Jia et al. 2019, Efficient Task-Specific Data Valuation for Nearest Neighbor Algorithms",
@@ -77,7 +79,9 @@ class KNNShapley:
         values = run.matrix(f"{key}/values", (len(problem.train), len(problem.query)), np.float32)
         with run.progress("KNNShapley", len(problem.query), unit="queries") as progress:
             for part in _parts(*values.shape):
-                kept = run.keep(f"{key}/queries-{part.start:010d}", lambda part=part: game().play(part))
+                kept = run.keep(
+                    f"{key}/queries-{part.start:010d}", lambda part=part: game().play(part, len(values))
+                )
                 values[:, part] = kept["values"]
                 progress.advance(part.stop - part.start)
         resolved = {"embedding": str(source)}
@@ -92,8 +96,18 @@ class KNNShapley:
         return Cost(gradients=_FORWARD * (len(problem.train) + len(problem.query)))
 
     def _game(self, problem: Problem, labels: Labels, run: Run) -> "_Game":
-        embed = embedder(problem, run, source=self.embedding, method="KNNShapley")
         present = np.flatnonzero(problem.train.weights())
+        own = labels.train[present]
+        if self.embedding == "leaves":
+            paths = paths_of(problem, run, method="KNNShapley", weighted=False, instead="embedding='inputs'")
+            trees = np.float32(paths.train.shape[1])
+
+            def by_leaves(part: slice) -> Blocks:
+                apart = trees - replace(paths, query=paths.query[part]).kernel(present).T
+                return knn_shapley_by(apart.__getitem__, own, labels.query[part], neighbours=self.neighbours)
+
+            return _Game(by_leaves, present, "leaves: trees in which two examples fall into different ones")
+        embed = embedder(problem, run, source=self.embedding, method="KNNShapley")
         train, query = (
             np.concatenate([embed(part) for part in side.batches(_BATCH)])
             for side in (problem.train.take(present), problem.query)
@@ -101,32 +115,30 @@ class KNNShapley:
         run.spend(gradients=_FORWARD * (len(train) + len(query)))
         if self.metric == "cosine":
             train, query = unit_rows(train), unit_rows(query)
-        return _Game(train, query, labels, present, self.neighbours, embed.of)
+
+        def by_vectors(part: slice) -> Blocks:
+            return knn_shapley(train, own, query[part], labels.query[part], neighbours=self.neighbours)
+
+        return _Game(by_vectors, present, embed.of)
+
+
+Blocks = Iterator[tuple[slice, np.ndarray]]
+"""Consecutive blocks of queries, and the values of the examples that are present."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Game:
-    """Vectors and labels of both sides, made once and only if a part of the scores is missing."""
+    """What gives the values, made once and only if a part of the scores is missing."""
 
-    train: np.ndarray
-    query: np.ndarray
-    labels: Labels
+    values: Callable[[slice], Blocks]
     present: np.ndarray
-    neighbours: int
     embedding: str
 
-    def play(self, part: slice) -> dict[str, Float32[np.ndarray, "train part"]]:
+    def play(self, part: slice, train: int) -> dict[str, Float32[np.ndarray, "train part"]]:
         """Values of all training examples for these queries; absent examples have 0."""
-        values = np.zeros((len(self.labels.train), part.stop - part.start), dtype=np.float32)
-        blocks = knn_shapley(
-            self.train,
-            self.labels.train[self.present],
-            self.query[part],
-            self.labels.query[part],
-            neighbours=self.neighbours,
-        )
-        for block, found in blocks:
-            if len(self.present) < len(values):
+        values = np.zeros((train, part.stop - part.start), dtype=np.float32)
+        for block, found in self.values(part):
+            if len(self.present) < train:
                 values[self.present, block] = found
             else:
                 values[:, block] = found

@@ -41,7 +41,9 @@ class Memorization:
     2.2 times the deviation of its measurement, divided by the root of ``fits`` (at fraction .7).
 
     Args:
-        of: ``"self"``: memorisation, one column. ``"queries"``: influence on the queries.
+        of: ``"self"``: memorisation, one column. ``"queries"``: influence on the queries, which is SubSample of Brophy
+            et al. (2023), "Adapting and Evaluating Influence-Estimation Methods for Gradient-Boosted Decision Trees":
+            the method name ``subsample`` stands for it.
         fits: How many subsets.
         fraction: Share of the training examples in each.
 

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 
-from steelyard.collect.leaves import Leaves, leaves_of
+from steelyard.collect.leaves import INSTEAD, Leaves, leaves_of
 from steelyard.errors import CapabilityError, SettingError
 from steelyard.maths.leaves import blocks, shared, spread
 from steelyard.maths.representers import Representers, representers
@@ -65,9 +65,11 @@ class Paths:
         return sp.csr_array(data, shape=(examples, len(self.lengths)))
 
 
-def paths_of(problem: Problem, run: Run, *, method: str, weighted: bool = True) -> Paths:
+def paths_of(
+    problem: Problem, run: Run, *, method: str, weighted: bool = True, instead: str = INSTEAD
+) -> Paths:
     """Leaves of both sides and what they count."""
-    leaves = leaves_of(problem, run, method=method)
+    leaves = leaves_of(problem, run, method=method, instead=instead)
     starts = leaves.forest.leaf_starts
     train, query = (side + starts[:-1].astype(np.int32) for side in (leaves.train, leaves.query))
     present = leaves.weights > 0
