@@ -62,7 +62,9 @@ def passages() -> Problem:
     source = np.full(len(train), "as written", dtype="<U10")
     source[order] = "shuffled"
     train = train.with_column("tokens", tokens, f"{train.checksum}|shuffled")
-    return Problem(whole.learner, train.with_column("source", source, f"{train.checksum}|source"), whole.query)
+    return Problem(
+        whole.learner, train.with_column("source", source, f"{train.checksum}|source"), whole.query
+    )
 
 
 def character_model() -> nn.Module:

@@ -177,7 +177,11 @@ def test_the_plan_keeps_the_budget_whatever_the_order_of_rows_and_says_what_was_
     plan = quad(p, 12, 0, in_memory())
     assert plan.action == "keep" and effective(plan.weights_for(p.train)) == 12
     facts = plan.provenance.resolved
-    assert 0 < facts["asked"] <= 40 and facts["clusters"] == 4 and facts["layers"] == ["blocks.0.attend", "blocks.0.mix"]
+    assert (
+        0 < facts["asked"] <= 40
+        and facts["clusters"] == 4
+        and facts["layers"] == ["blocks.0.attend", "blocks.0.mix"]
+    )
     turned = Problem(p.learner, p.train.take(np.arange(40)[::-1]), p.query)
     assert set(quad(turned, 12, 0, in_memory()).ids) == set(plan.ids)
     assert any("too few" in note for note in plan.provenance.notes), "five queries cannot agree"
@@ -204,5 +208,7 @@ def test_lots_that_do_not_help_fill_the_budget_last_and_the_note_says_so():
     given = Planted(truth, np.random.default_rng(0))
     given.draw = type("Silent", (), {"normal": staticmethod(lambda: 0.0)})()
     member = np.repeat(np.arange(4), 10)
-    chosen, filled = Quad(probes=4)._choose(_Lots(member, 5, np.random.default_rng(0)), Arms(np.eye(4)), given, 20)
+    chosen, filled = Quad(probes=4)._choose(
+        _Lots(member, 5, np.random.default_rng(0)), Arms(np.eye(4)), given, 20
+    )
     assert set(range(10)) <= set(chosen.tolist()) and filled == 10

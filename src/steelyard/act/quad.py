@@ -128,12 +128,16 @@ class Quad:
         notes = (
             side.note,
             signal(np.stack(list(asked.known.values())), generator(seed, "signal"), who="Quad")[1],
-            f"Quad: {filled} of {budget} examples harm, or are from lots whose probes do not help" if filled else "",
+            f"Quad: {filled} of {budget} examples harm, or are from lots whose probes do not help"
+            if filled
+            else "",
         )
         return planned(
             problem,
             weights,
-            lambda row: f"of cluster {member[place[row]]}, whose mean influence is {means[member[place[row]]]:.3g}",
+            lambda row: (
+                f"of cluster {member[place[row]]}, whose mean influence is {means[member[place[row]]]:.3g}"
+            ),
             system=self,
             run=run,
             seed=seed,

@@ -15,6 +15,7 @@ from steelyard.act.flyt import FLYT, Lessons, by_lessons
 from steelyard.act.system import System, SystemCard, best, planned, signal
 from steelyard.collect.folds import held_out_probabilities
 from steelyard.errors import SettingError
+from steelyard.flow.scoring import chosen_by
 from steelyard.problem import Problem
 from steelyard.records import Plan
 from steelyard.run import Run, generator
@@ -62,10 +63,7 @@ class Top:
 
     def __call__(self, problem: Problem, budget: int, seed: int, run: Run) -> Plan:
         """A plan to keep ``budget`` examples."""
-        scores = by_name(self.method)(problem, run)
-        if self.temperature:
-            return act.draw(scores, count=budget, temperature=self.temperature, seed=seed)
-        return act.keep(scores, count=budget)
+        return chosen_by(self.method, problem, run, count=budget, temperature=self.temperature, seed=seed)[1]
 
 
 @dataclass(frozen=True)
