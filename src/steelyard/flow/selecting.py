@@ -38,7 +38,8 @@ def select(  # noqa: PLR0913 - data, method and size, all named
         method: A name from ``score.METHODS``, or a method with its settings; ``"auto"``: one that suits.
         fraction: Share of the pool to keep.
         count: Or how many examples.
-        temperature: 0 keeps the best, which ``group_mates`` chooses as a set; above, examples are drawn by Gumbel top-k, see :func:`steelyard.act.draw`.
+        temperature: 0 keeps the best, which ``group_mates`` chooses as a set; above, examples are drawn by Gumbel
+            top-k, see :func:`steelyard.act.draw`.
         seed: Of the model and of the draw.
         run: Run folder to keep finished work in; nowhere if None.
 

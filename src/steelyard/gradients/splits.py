@@ -70,7 +70,8 @@ def module_of(block: str) -> str:
 def is_attention(block: str) -> bool:
     """Whether a block is a projection of attention, told by the names that models give to them.
 
-    Either its own name is one of those of projections into or out of heads, or it or a module around it is called attention.
+    Either its own name is one of those of projections into or out of heads, or it or a module around it is called
+    attention.
     """
     *around, leaf = module_of(block).split(".")
     if "norm" in leaf.lower():

@@ -1,8 +1,8 @@
 r"""Which arm of a bandit to pull next: upper confidence bounds, with arms that share what they learn.
 
 Source: Auer, Cesa-Bianchi & Fischer (2002), "Finite-time Analysis of the Multiarmed Bandit Problem" (UCB1); Zhang et
-al. (2025), "Harnessing Diversity for Important Data Selection in Pretraining Large Language Models", whose cluster score
-it is, and whose published code lets near clusters share a reward.
+al. (2025), "Harnessing Diversity for Important Data Selection in Pretraining Large Language Models", whose cluster
+score it is, and whose published code lets near clusters share a reward.
 """
 
 from dataclasses import dataclass, field
