@@ -94,38 +94,30 @@ class Quad:
             CapabilityError: If the learner is no network, or has no attention layers where they were asked for.
             SettingError: If there are fewer examples than clusters.
         """
-        from steelyard.collect.attention import attention_side  # torch, for those who have it
-
         by_id = np.argsort(problem.train.ids, kind="stable")
         fitted = open_gradients(problem, run, method="Quad", instead="top with a score that needs none")
         embed = embedder(problem, run, source=self.embedding, method="Quad")
         vectors = unit_vectors(np.asarray(embed(problem.train.take(by_id)), dtype=np.float64))
         run.spend(gradients=len(by_id) / 3)
         member, likeness = self._clusters(vectors, seed)
-        there = present_examples(problem)
-        count = min(len(there), max(_LEAST_SAMPLE, round(self.sample * len(there))))
-        order = np.argsort(there.ids, kind="stable")
-        rows = order[generator(seed, "quad factors").permutation(len(order))[:count]]
-        side = attention_side(
-            problem,
-            fitted,
-            run,
-            kind=self.curvature,
-            layers=self.layers,
-            sample=there.take(rows),  # in an order of ids: labels that the Fisher draws depend on it
-            point=f"quad-{seed}-{count}",
-        )
+        side = self._side(problem, fitted, seed, run)
         asked = _Asked(problem, fitted, side.side, by_id, run)
         lot = max(4, budget // 40) if self.lot == "auto" else self.lot
-        lots = _Lots(member, lot, generator(seed, "quad lots"))
         arms = Arms(likeness)
-        chosen, filled = self._choose(lots, arms, asked, budget)
-        weights = np.zeros(len(by_id))
+        chosen, filled = self._choose(_Lots(member, lot, generator(seed, "quad lots")), arms, asked, budget)
+        weights, cluster = np.zeros(len(by_id)), np.empty(len(by_id), dtype=np.int64)
         weights[by_id[chosen]] = 1.0
-        place = np.empty(len(by_id), dtype=np.int64)
-        place[by_id] = np.arange(len(by_id))
+        cluster[by_id] = member
         means = arms.means()
-        kept = np.bincount(member[chosen], minlength=len(means))
+        told = {
+            "clusters": len(means),
+            "clusters chosen from": len(np.unique(member[chosen])),
+            "lot": lot,
+            "asked": len(asked.known),
+            "share never asked": 1 - len(asked.known) / len(by_id),
+            "from lots that do not help": filled,
+            "embedding": embed.of,
+        }
         notes = (
             side.note,
             signal(np.stack(list(asked.known.values())), generator(seed, "signal"), who="Quad")[1],
@@ -136,23 +128,30 @@ class Quad:
         return planned(
             problem,
             weights,
-            lambda row: (
-                f"of cluster {member[place[row]]}, whose mean influence is {means[member[place[row]]]:.3g}"
-            ),
+            lambda row: f"of cluster {cluster[row]}, whose mean influence is {means[cluster[row]]:.3g}",
             system=self,
             run=run,
             seed=seed,
-            resolved={
-                "clusters": len(means),
-                "clusters chosen from": int((kept > 0).sum()),
-                "lot": lot,
-                "asked": len(asked.known),
-                "share never asked": 1 - len(asked.known) / len(by_id),
-                "from lots that do not help": filled,
-                "embedding": embed.of,
-                **side.resolved,
-            },
+            resolved={**told, **side.resolved},
             notes=notes,
+        )
+
+    def _side(self, problem: Problem, fitted: Fitted, seed: int, run: Run) -> Any:
+        """The queries with the inverse curvature of the layers applied, from a sample of the examples."""
+        from steelyard.collect.attention import attention_side  # torch, for those who have it
+
+        there = present_examples(problem)
+        count = min(len(there), max(_LEAST_SAMPLE, round(self.sample * len(there))))
+        order = np.argsort(there.ids, kind="stable")
+        rows = order[generator(seed, "quad factors").permutation(len(order))[:count]]
+        return attention_side(
+            problem,
+            fitted,
+            run,
+            kind=self.curvature,
+            layers=self.layers,
+            sample=there.take(rows),  # in an order of ids: labels that the Fisher draws depend on it
+            point=f"quad-{seed}-{count}",
         )
 
     def _clusters(
@@ -171,7 +170,7 @@ class Quad:
         count = min(count, len(np.unique(vectors.round(9), axis=0)))
         if count < 2:
             return np.zeros(len(vectors), dtype=np.int64), np.eye(1)
-        found = KMeans(count, n_init=3, random_state=stream(seed, "quad clusters") % 2**32).fit(vectors)
+        found = KMeans(count, random_state=stream(seed, "quad clusters") % 2**32).fit(vectors)
         distances = pdist(found.cluster_centers_)
         near = self.reach * float(np.median(distances))
         likeness = np.maximum(0.0, 1 - squareform(distances) / near) if near > 0 else np.eye(count)
