@@ -270,7 +270,7 @@ def run(  # noqa: PLR0913 - sizes, all named
     start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     results["untrained"] = float(chance_of_right(model, tokenizer, held).mean())
     for name, pairs in ways.items():
-        learn(model, tokenizer, [one.pair for one in pairs], epochs=3)
+        learn(model, tokenizer, [one.pair for one in pairs], epochs=2)
         results[name] = float(chance_of_right(model, tokenizer, held).mean())
         with torch.no_grad():
             for key, parameter in model.named_parameters():
@@ -287,9 +287,9 @@ def main() -> None:
     given = parser.parse_args()
     began = time.perf_counter()
     size = (
-        {"questions": 4, "rollouts": 16, "validation": 6, "test": 12}
+        {"questions": 3, "rollouts": 15, "validation": 4, "test": 8}
         if given.quick
-        else {"questions": 10, "rollouts": 60, "validation": 16, "test": 40}
+        else {"questions": 6, "rollouts": 42, "validation": 12, "test": 24}
     )
     for name, value in run(given.model, **size).items():
         print(f"{name}: {value}")
