@@ -1,6 +1,6 @@
 """Montessori-Instruct in small: a teacher learns to write what a student learns from.
 
-    python -m examples.montessori            some minutes on two cores
+    python -m examples.montessori            about seven minutes of one core
     python -m examples.montessori --quick    less of everything
 
 A teacher writes a few sentences on each of several topics. For every sentence a student takes one step of training on
