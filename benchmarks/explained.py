@@ -10,7 +10,7 @@ cancer and wine (logistic regression) with a fifth of the labels changed; poison
 Recommendations: low-rank predictions of held-out entries of two real matrices (ratings of MovieLens 100k by its first
 100 users; pixels of 300 digits, of which a third is known) are taken apart by ``high_dim_representers``. The 20
 entries that hold up a prediction most are left out and the factorisation is fitted again: by how much more does the
-prediction fall than without 20 random entries of the same two lines, with a Student interval over 20 predictions.
+prediction fall than without 20 random entries of the same two lines, with a Student interval over 12 predictions.
 """
 
 import copy
@@ -98,17 +98,17 @@ MATRICES: dict[str, Callable[[], tuple[sy.Problem, sy.Examples]]] = {"MovieLens"
 
 
 def _matrix(train: sy.Examples, held: sy.Examples, learner: Any) -> tuple[sy.Problem, sy.Examples]:
-    """The problem of the first 20 held-out entries whose user and item are known, and all that are."""
+    """The problem of the first 12 held-out entries whose user and item are known, and all that are."""
     known = np.ones(len(held), dtype=bool)
     for name in train.inputs[:2]:
         known &= np.isin(held.column(name)[:], np.unique(train.column(name)[:]))
     held = held.take(np.flatnonzero(known))
-    return sy.Problem(learner, train, held.take(np.arange(20))), held
+    return sy.Problem(learner, train, held.take(np.arange(12))), held
 
 
 def recommendations(problem: sy.Problem, held: sy.Examples, *, reduced: bool) -> dict[str, Any]:
     """What the entries that hold up predictions are worth, beside random ones of the same user or item."""
-    problem = sy.Problem(problem.learner, problem.train, problem.query.take(np.arange(3 if reduced else 20)))
+    problem = sy.Problem(problem.learner, problem.train, problem.query.take(np.arange(3 if reduced else 12)))
     train, query, learner = problem.train, problem.query, cast(sy.learners.Factorisation, problem.learner)
     scores = sy.score.HighDimRepresenters()(problem)
     fitted = learner.explained(train, seed=problem.seed)
