@@ -37,6 +37,13 @@ _METHODS_OF = {
 }
 """Pages of ``docs/families`` that show figures, and the methods that they are about."""
 
+_BENCHMARKS_OF = {
+    FAMILIES.parent / "which-method.md": ("systems",),
+    FAMILIES / "systems.md": ("explained", "demonstrations"),
+    FAMILIES / "surrogates.md": ("surrogates",),
+}
+"""Pages that show the whole of a benchmark."""
+
 
 def pages() -> dict[Path, str]:
     """Every page that shows figures, with the figures of the results that are there."""
@@ -47,15 +54,19 @@ def pages() -> dict[Path, str]:
         for family, methods in _METHODS_OF.items():
             page = FAMILIES / f"{family}.md"
             found[page] = _filled(page, _family(results, methods))
-    path = RESULTS / "systems.json"
-    if path.exists():
-        page = FAMILIES.parent / "which-method.md"
-        lines = [
-            "By `python -m benchmarks.systems`; machine and versions stand in `benchmarks/README.md`.",
-            "",
-        ]
-        results = json.loads(path.read_text(encoding="utf-8"))["results"]
-        found[page] = _filled(page, "\n".join([*lines, *_systems(results)]) + "\n")
+    for page, names in _BENCHMARKS_OF.items():
+        lines: list[str] = []
+        for name in names:
+            path = RESULTS / f"{name}.json"
+            if path.exists():
+                facts = json.loads(path.read_text(encoding="utf-8"))
+                lines += [
+                    f"By `{facts['command']}`; machine and versions stand in `benchmarks/README.md`.",
+                    "",
+                ]
+                lines += [*_SECTIONS[name](facts["results"]), ""]
+        if lines:
+            found[page] = _filled(page, "\n".join(lines))
     return found
 
 
@@ -406,28 +417,71 @@ def _explained(found: Mapping[str, Any]) -> list[str]:
         for name, row in systems.items():
             if "effect" in row:
                 low, high = row["interval"]
-                verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart from random"
-                rows.append((task, name, f"{row['effect']:+.3f}", f"{low:+.3f} to {high:+.3f}", verdict))
-    lines = [*_table(("task", "system", "nats saved", "95 %", "verdict"), rows), ""]
+                rows.append((task, name, f"{row['effect']:+.3f}", _interval(row), _verdict(low, high)))
+    failed = [f"{name} on {task}" + (" (worse)" if "worse" in word else "") for task, name, _, _, word in rows
+              if word != "better"]  # fmt: skip
+    lines = [
+        "Loss of test examples in nats, saved beyond random plans of the same size (hardening: beyond random noise and "
+        "beyond doing nothing); mean over five draws, Student interval at 95 %.",
+        "",
+        *_table(("task", "system", "nats saved", "95 %", "verdict"), rows),
+        "",
+        f"What does not beat random: {', '.join(failed) or 'nothing'}.",
+        "",
+    ]
     for name, one in found["defence"].items():
         seen = {key: value for key, value in one["accuracy"].items() if "attacked" in key}
         lines.append(f"{name}: " + "; ".join(f"{key} {value:.2f}" for key, value in seen.items()) + ".")
+    if "recommendations" in found:
+        told = [
+            (name, one["entries"], one["error"], one["error of the mean"], f"{one['gap of the sums']:.0e}", one["fall"],
+             one["fall, random"], f"{one['effect']:+.3f}", _interval(one))
+            for name, one in found["recommendations"].items()
+        ]  # fmt: skip
+        head = ("matrix", "known entries", "error", "error of the mean", "gap of sums", "fall", "fall, random entries",
+                "beyond random", "95 %")  # fmt: skip
+        lines += [
+            "",
+            "Recommendations: fall of a held-out prediction when the 20 entries that hold it up most are left out and "
+            "the factorisation is fitted again, in the unit of the entries (stars; share of full ink).",
+            "",
+            *_table(head, told),
+        ]
     return lines
 
 
 def _demonstrations(found: Mapping[str, Any]) -> list[str]:
     rows = [
         (
+            task,
             name,
             f"{row['nats']:.3f}",
             f"{row['accuracy']:.3f}",
             f"{row['effect']:+.3f}" if "effect" in row else "",
-            "{:+.3f} to {:+.3f}".format(*row["interval"]) if "interval" in row else "",
+            _interval(row) if "interval" in row else "",
+            _verdict(*row["interval"]) if "interval" in row else "",
         )
-        for name, row in found.items()
+        for task, ways in found.items()
+        for name, row in ways.items()
     ]
-    head = ("demonstrations", "log-probability of the right word", "accuracy", "beyond random, nats", "95 %")
+    head = (
+        "task",
+        "demonstrations",
+        "log-probability of the right word",
+        "accuracy",
+        "beyond random, nats",
+        "95 %",
+        "verdict",
+    )
     return _table(head, rows)
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return "{:+.3f} to {:+.3f}".format(*row["interval"])
+
+
+def _verdict(low: float, high: float) -> str:
+    return "better" if low > 0 else "worse" if high < 0 else "not told apart from random"
 
 
 _VERDICTS = {"confirmed": "beats random", "refuted": "worse than random", "inconclusive": "not told apart"}
@@ -473,9 +527,20 @@ def _systems(found: Mapping[str, Any]) -> list[str]:
             f"- {row['system']} has no effect here: {row['problem']}" for row in rows if not row["effect"]
         ]
         lines += [""] if any(not row["effect"] for row in rows) else []
+    tasks = list(found["tasks"])
+    cells: dict[str, dict[str, str]] = {}
+    for row in found["rows"]:
+        if row["role"] == "system":
+            word = _VERDICTS[row["effect"]["verdict"]] if row["effect"] else "does not apply"
+            cells.setdefault(row["system"], {})[row["task"]] = word
+    verdicts = [(name, *(one.get(task, "") for task in tasks)) for name, one in cells.items()]
     told = [(one["method"], _between(one["all"]), _between(one["others"])) for one in found["untrac"]]
     return [
         *lines,
+        "In short, what beats random where, and what does not:",
+        "",
+        *_table(("system", *tasks), verdicts),
+        "",
         "Spearman's correlation with real training without a source, over five sources of text, each the target in "
         "turn:",
         "",

@@ -11,8 +11,9 @@ from torch import nn
 
 from steelyard.data import read
 from steelyard.data.sources import digits as handwritten
+from steelyard.flow.ground_truth import passages as reference_passages
 from steelyard.learners import SGD, Adam, Torch
-from steelyard.learners.small import perceptron
+from steelyard.learners.small import PADDING, perceptron
 from steelyard.problem import Problem
 
 MODULES = ("argparse", "ast", "asyncio.base_events", "csv", "difflib", "email.message", "fractions", "heapq",
@@ -47,6 +48,23 @@ def text(each: int = 400, asked: int = 300, seed: int = 0, targets: tuple[str, .
     query = [windows(name, SOURCES[name](), (0.8, 1.0), asked // len(targets), draw) for name in targets]
     learner = Torch(character_model, recipe=Adam(lr=3e-3, epochs=8, batch_size=32))
     return Problem(learner, joined(train), joined(query))
+
+
+def passages() -> Problem:
+    """A small transformer and passages of Python's reference; words of every second training passage are shuffled."""
+    whole = reference_passages()
+    train = whole.train
+    order = np.argsort(train.ids, kind="stable")[::2]
+    tokens, draw = train.column("tokens")[:].copy(), np.random.default_rng(0)
+    for row in order:
+        words = int((tokens[row] != PADDING).sum())
+        tokens[row, :words] = draw.permutation(tokens[row, :words])
+    source = np.full(len(train), "as written", dtype="<U10")
+    source[order] = "shuffled"
+    train = train.with_column("tokens", tokens, f"{train.checksum}|shuffled")
+    return Problem(
+        whole.learner, train.with_column("source", source, f"{train.checksum}|source"), whole.query
+    )
 
 
 def character_model() -> nn.Module:

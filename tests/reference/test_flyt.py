@@ -16,6 +16,7 @@ from steelyard.learners.small import perceptron
 from steelyard.maths.soft_cap import soft_cap
 from steelyard.problem import Problem
 from steelyard.run import in_memory
+from tests.reference.test_quad import language
 from tests.reference.test_untrac import problem
 
 pytestmark = [pytest.mark.reference, pytest.mark.systems]
@@ -39,6 +40,22 @@ def test_the_desire_for_weights_is_the_derivative_of_the_target_after_the_step(m
     eye = 1e-5 * np.eye(6)
     wanted = [(after(shares + e) - after(shares - e)) / 2e-5 for e in eye]
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-8)
+
+
+def test_a_network_with_fused_attention_is_taught_too():
+    p = language(16)
+    box = Sandbox(p, explained(p, in_memory()), in_memory(), method="test")
+    direction = box.target(p.query)
+    step = 1e-6
+    with box.put_back():
+        box.move(direction, step)
+        after = box.losses(p.train)
+    with box.put_back():
+        box.move(direction, -step)
+        before = box.losses(p.train)
+    np.testing.assert_allclose(
+        box.along(p.train, direction), (after - before) / (2 * step), rtol=1e-5, atol=1e-8
+    )
 
 
 def test_soft_cap_sampling_draws_with_the_chances_of_its_definition():

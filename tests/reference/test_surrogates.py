@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.linear_model import Ridge as SklearnRidge
 from torch import nn
 
-from steelyard import act
+from steelyard import act, flow
 from steelyard.collect.probing import probe_groups
 from steelyard.data import read
 from steelyard.errors import CapabilityError, SettingError, ShapeError
@@ -154,15 +154,17 @@ def test_group_mates_on_a_network():
     assert np.isfinite(found.values).all()
 
 
-def test_relations_win_where_groups_hold_copies():
-    """Eight kinds of examples in many copies: what a kind teaches is taught once, so a sum of own gains misleads."""
+def copies() -> Problem:
     kind = np.arange(160) % 8
     x = np.eye(8, dtype=np.float32)[kind]
     data = read({"input": x, "label": kind, "id": [f"c{i:03d}" for i in range(160)]})
-    net = nn.Linear(8, 8).double()
-    learner = Torch(net, recipe=SGD(lr=0.01, epochs=1, batch_size=32))
-    p = Problem(learner, data, data.take(np.arange(8)))
-    told = GroupMATES(groups=60, size=8, share=1, rate=0.5)(p).provenance.resolved
+    learner = Torch(nn.Linear(8, 8).double(), recipe=SGD(lr=0.01, epochs=1, batch_size=32))
+    return Problem(learner, data, data.take(np.arange(8)))
+
+
+def test_relations_win_where_groups_hold_copies():
+    """Eight kinds of examples in many copies: what a kind teaches is taught once, so a sum of own gains misleads."""
+    told = GroupMATES(groups=60, size=8, share=1, rate=0.5)(copies()).provenance.resolved
     assert told["relations_used"]
     assert told["held_out_groups_error_ratio"] < 0.5
     assert told["redundancy"] > 0
@@ -170,11 +172,25 @@ def test_relations_win_where_groups_hold_copies():
     assert relational["spearman_of_means"] > plain["spearman_of_means"] + 0.1
 
 
+def test_select_by_group_mates_keeps_some_of_every_kind_where_the_best_by_themselves_are_copies_of_few():
+    p = copies()
+    method = GroupMATES(groups=60, size=8, share=1, rate=0.5)
+    kept = {}
+    for name, asked in (("set", method), ("best", MATES(share=1, rate=0.5))):
+        plan = flow.select(p, method=asked, count=40).plans[0]
+        assert len(plan) == 40
+        kept[name] = len(np.unique(p.train.labels()[p.train.positions(plan.ids)]))
+    assert kept["best"] <= 3 and kept["set"] == 8
+    rows = method.choose(p, 8)[1]
+    with pytest.raises(ShapeError, match="each row once"):
+        act.keep(method(p), count=3, order=rows[[0, 0, 1]])
+
+
 def test_greedy_choice_passes_over_repetitions():
     vectors = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    own = np.array([1.0, 0.9, 0.5])
-    assert greedy_relational(own, vectors, 2, redundancy=0.0).tolist() == [0, 1]
-    assert greedy_relational(own, vectors, 2, redundancy=0.8).tolist() == [0, 2]
+    own = np.array([[1.0], [0.9], [0.5]])
+    assert greedy_relational(own, vectors, 2, redundancy=np.zeros(1)).tolist() == [0, 1]
+    assert greedy_relational(own, vectors, 2, redundancy=np.full(1, 0.8)).tolist() == [0, 2]
 
 
 def test_gumbel_draws_in_proportion_to_exp_of_the_score():

@@ -1,14 +1,16 @@
 """Plans that drop redundant or poisonous examples by farthest-point clusters of the lpNTK (Guo et al. 2024).
 
-Source: Guo, Ren, Albrecht & Smith (2024), "Sample Relationship from Learning Dynamics Matters for Generalisation",
-github.com/Shawn-Guo-CN/lpNTK.
+Source: Guo, Ren, Albrecht & Smith (2024), "lpNTK: Better Generalisation with Less Data via Sample Interaction During
+Learning", arXiv:2401.08808 (whose code calls it "Sample Relationship from Learning Dynamics Matters for
+Generalisation": github.com/Shawn-Guo-CN/lpNTK).
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from steelyard.act.system import SystemCard
 from steelyard.errors import SettingError
 from steelyard.maths.farthest import farthest_point_clusters
 from steelyard.problem import Problem
@@ -37,11 +39,19 @@ class PruneByKernel:
     here one order over all classes fills the budget. The kernel is normalised by default in neither; here it is,
     so that the length of a gradient does not choose the heads.
 
-    Source: Guo et al. (2024), section 4.
+    Source: Guo et al. (2024), their use of the kernel for images.
     """
 
     what: Literal["redundant", "poison"] = "redundant"
     clusters: float = 0.1
+    card: ClassVar[SystemCard] = SystemCard(
+        paper="Guo et al. 2024, lpNTK: Better Generalisation with Less Data via Sample Interaction During Learning",
+        code="github.com/Shawn-Guo-CN/lpNTK",
+        needs="a network with class labels",
+        cost="2n gradients, products of all pairs within a class",
+        good_for="poisoned examples (what: poison), or less data of clean classes (what: redundant)",
+        spends="changed",
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.clusters <= 1:

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -71,6 +71,7 @@ def kronecker_arrays(  # noqa: PLR0913 - where, of what and how are three facts 
     fisher: Fisher | Literal["auto"] = "auto",
     point: str = "",
     examples: Examples | None = None,
+    only: Callable[[str], bool] | None = None,
 ) -> FittedBlocks:
     """The curvature of the mean training loss at any fitted model, without damping and without penalty.
 
@@ -91,6 +92,7 @@ def kronecker_arrays(  # noqa: PLR0913 - where, of what and how are three facts 
         point: Names the fitted model within the run where it is not the explained one: ``"step-00300"``. Part
             of the key that results are kept under.
         examples: Instead of all training examples whose weight is not 0; ``point`` must name them too.
+        only: Which blocks, by name, instead of all; ``point`` must tell them too.
 
     Raises:
         CapabilityError: If the learner's gradients have no layers.
@@ -108,7 +110,10 @@ def kronecker_arrays(  # noqa: PLR0913 - where, of what and how are three facts 
     family, corrected = _FAMILIES[kind]
     prefix = "" if family == "kfac" else f"{family}-"
 
-    batches = functools.partial(_fisher_batches, problem, fitted, train, fisher)
+    def batches(what: str) -> Iterator[Weighted]:
+        found = _fisher_batches(problem, fitted, train, fisher, what)
+        return found if only is None else _of_blocks(found, only)
+
     captured = _Twice(batches) if corrected else batches
     arrays = dict(
         run.keep(f"{key}/{prefix}bases", lambda: fit_bases(lambda: captured("covariances"), family))
@@ -122,6 +127,11 @@ def kronecker_arrays(  # noqa: PLR0913 - where, of what and how are three facts 
     if kind == "rootshampoo":
         blocks = {name: _rooted(block) for name, block in blocks.items()}
     return FittedBlocks(blocks, {"fisher": fisher, "fisher_reason": why} | _diagonal_sides(blocks))
+
+
+def _of_blocks(batches: Iterator[Weighted], only: Callable[[str], bool]) -> Iterator[Weighted]:
+    for batch in batches:
+        yield replace(batch, factors={name: f for name, f in batch.factors.items() if only(name)})
 
 
 class _Twice:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class Probe:
     sign: float
     rate: float
     run: Run
+    _start: list[np.ndarray] = field(default_factory=list)
 
     def gains(self, examples: Examples) -> Float[np.ndarray, "step query"]:
         """How much better the queries are after each of the steps, taken in turn, one example each; then all put back.
@@ -46,7 +47,7 @@ class Probe:
         """
         parameters = [p for p in self.engine.model.parameters() if p.requires_grad]
         kept = [p.detach().clone() for p in parameters]
-        measured = [self._measure()]
+        measured = [self._measured_at_start()]
         try:
             for row in range(len(examples)):
                 batch = next(iter(self.engine.batches(examples.take(slice(row, row + 1)))))
@@ -62,7 +63,7 @@ class Probe:
             with torch.no_grad():
                 for parameter, values in zip(parameters, kept, strict=True):
                     parameter.copy_(values)
-        self.run.spend(gradients=len(examples) + len(measured) * len(self.queries) / 3)
+        self.run.spend(gradients=len(examples) * (1 + len(self.queries) / 3))
         found = self.sign * np.diff(np.stack(measured), axis=0)
         bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
         if len(bad):
@@ -71,6 +72,13 @@ class Probe:
                 fix="lower rate=, or look at this example for extreme values.",
             )
         return found
+
+    def _measured_at_start(self) -> np.ndarray:
+        # Every group starts at the same model, which is put back to the bit.
+        if not self._start:
+            self._start.append(self._measure())
+            self.run.spend(gradients=len(self.queries) / 3)
+        return self._start[0]
 
     def _measure(self) -> np.ndarray:
         with torch.no_grad():

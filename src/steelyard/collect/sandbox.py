@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from steelyard.collect.gradients import gradients_at
 from steelyard.errors import CapabilityError, NumericsError
@@ -81,7 +82,8 @@ class Sandbox:
         pieces = self._split(direction)
         found: list[Tensor] = []
         for batch in self._engine.batches(examples):
-            with torch.enable_grad():
+            # Fused attention has no second derivative.
+            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
                 losses = self._learner.loss_function(self.model, batch)
                 shares = torch.ones_like(losses, requires_grad=True)
                 sums = torch.autograd.grad(

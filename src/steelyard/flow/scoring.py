@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelyard import report
+from steelyard import act, report
+from steelyard.act.ranking import size_of
 from steelyard.collect.fits import explained
 from steelyard.errors import CapabilityError
 from steelyard.flow.problems import problem_of
 from steelyard.flow.splitting import split_scores
 from steelyard.gradients.parts import By
 from steelyard.problem import HasEmbeddings, HasPredictions, Problem
-from steelyard.records import Examples, Report, Scores
+from steelyard.records import Examples, Plan, Report, Scores
 from steelyard.run import Run, in_memory
 from steelyard.score import by_name
 from steelyard.score.candidates import Candidates, score_candidates
+from steelyard.score.mates import GroupMATES
 
 if TYPE_CHECKING:
     from steelyard.score.driver import Method
@@ -181,6 +183,40 @@ def scores_by(method: "str | Method", problem: Problem, run: Run) -> Scores:
     if method == AUTO:
         return first_possible(_SUITED, problem, run)
     return (by_name(method) if isinstance(method, str) else method)(problem, run)
+
+
+def chosen_by(  # noqa: PLR0913 - by what, of what, how many and how, all named
+    method: "str | Method",
+    problem: Problem,
+    run: Run,
+    *,
+    fraction: float | None = None,
+    count: int | None = None,
+    temperature: float | int = 0.0,
+    seed: int = 0,
+) -> tuple[Scores, Plan]:
+    """Scores by a method, and a plan to keep examples by them.
+
+    Args:
+        method: A name, or a method with its settings. ``group_mates`` chooses a set, each example for what it adds to
+            those before it; all others take the best by themselves.
+        problem: What to choose from, and for which queries.
+        run: Where finished work is kept.
+        fraction: Share of the training examples to keep.
+        count: Or how many.
+        temperature: 0 keeps the best; above, examples are drawn by Gumbel top-k, see :func:`steelyard.act.draw`.
+        seed: Of the draw.
+    """
+    asked = by_name(method) if isinstance(method, str) and method != AUTO else method
+    if temperature:
+        scores = scores_by(asked, problem, run)
+        return scores, act.draw(scores, fraction=fraction, count=count, temperature=temperature, seed=seed)
+    if isinstance(asked, GroupMATES):
+        size = size_of(len(problem.train), fraction=fraction, count=count, action="keep")
+        scores, order = asked.choose(problem, size, run)
+        return scores, act.keep(scores, fraction=fraction, count=count, order=order)
+    scores = scores_by(asked, problem, run)
+    return scores, act.keep(scores, fraction=fraction, count=count)
 
 
 def first_possible(names: Sequence[str], problem: Problem, run: Run) -> Scores:

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from steelyard import act, report
+from steelyard import report
 from steelyard.errors import SettingError
 from steelyard.flow.problems import problem_of
-from steelyard.flow.scoring import AUTO, scores_by, with_predictions
+from steelyard.flow.scoring import AUTO, chosen_by, with_predictions
 from steelyard.records import Report
 from steelyard.run import Run, in_memory
 
@@ -38,7 +38,8 @@ def select(  # noqa: PLR0913 - data, method and size, all named
         method: A name from ``score.METHODS``, or a method with its settings; ``"auto"``: one that suits.
         fraction: Share of the pool to keep.
         count: Or how many examples.
-        temperature: 0 keeps the best; above, examples are drawn by Gumbel top-k, see :func:`steelyard.act.draw`.
+        temperature: 0 keeps the best, which ``group_mates`` chooses as a set; above, examples are drawn by Gumbel
+            top-k, see :func:`steelyard.act.draw`.
         seed: Of the model and of the draw.
         run: Run folder to keep finished work in; nowhere if None.
 
@@ -49,11 +50,8 @@ def select(  # noqa: PLR0913 - data, method and size, all named
         raise SettingError(f"select: temperature={temperature}.", fix="give 0 (the best) or more.")
     run = run or in_memory()
     problem = problem_of(model, train, query, seed=seed)
-    scores = scores_by(method, problem, run)
-    plan = (
-        act.draw(scores, fraction=fraction, count=count, temperature=temperature, seed=problem.seed)
-        if temperature
-        else act.keep(scores, fraction=fraction, count=count)
+    scores, plan = chosen_by(
+        method, problem, run, fraction=fraction, count=count, temperature=temperature, seed=problem.seed
     )
     title = f"{len(plan)} of {len(problem.train)} examples to train on, by {scores.name}"
     return report.build(scores, plan, train=problem.train, query=with_predictions(problem, run), title=title)

@@ -14,7 +14,7 @@ from jaxtyping import Float64
 
 from steelyard import act
 from steelyard.errors import SettingError
-from steelyard.flow.scoring import scores_by
+from steelyard.flow.scoring import chosen_by
 from steelyard.problem import HasContinuation, HasVariants, Learner, Problem, require
 from steelyard.records import Cost, Examples, Plan
 from steelyard.run import Run, in_memory
@@ -116,12 +116,8 @@ def choose_by(method: "str | Method", *, count: int, temperature: float | int = 
     """
 
     def choose(problem: Problem, stage: int, run: Run) -> Plan:
-        scores = scores_by(method, problem, run)
-        if not temperature:
-            plan = act.keep(scores, count=count)
-        else:
-            seed = stream(problem.seed, "stage", stage) % 2**31
-            plan = act.draw(scores, count=count, temperature=temperature, seed=seed)
+        seed = stream(problem.seed, "stage", stage) % 2**31
+        scores, plan = chosen_by(method, problem, run, count=count, temperature=temperature, seed=seed)
         told = {**plan.provenance.resolved, "held_out": scores.provenance.resolved.get("held_out")}
         return replace(plan, provenance=replace(plan.provenance, resolved=told))
 

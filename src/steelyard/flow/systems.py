@@ -15,10 +15,12 @@ from steelyard.act.flyt import FLYT, Lessons, by_lessons
 from steelyard.act.system import System, SystemCard, best, planned, signal
 from steelyard.collect.folds import held_out_probabilities
 from steelyard.errors import SettingError
+from steelyard.flow.scoring import chosen_by
 from steelyard.problem import Problem
 from steelyard.records import Plan
 from steelyard.run import Run, generator
 from steelyard.score import by_name
+from steelyard.score.inffeed import InfFeed
 from steelyard.score.less import LESS
 from steelyard.score.settings import did_you_mean, parse_settings
 
@@ -31,6 +33,9 @@ SYSTEMS: dict[str, str] = {
     "got_d": "steelyard.act.got_d:GOTD",
     "presence": "steelyard.act.presence:PRESENCE",
     "meritfed": "steelyard.act.meritfed:MeritFed",
+    "quad": "steelyard.act.quad:Quad",
+    "inffeed": "steelyard.flow.systems:InfFeedLabels",
+    "prune_by_kernel": "steelyard.act.prune_by_kernel:PruneByKernel",
 }
 """Name to module and class."""
 
@@ -58,10 +63,7 @@ class Top:
 
     def __call__(self, problem: Problem, budget: int, seed: int, run: Run) -> Plan:
         """A plan to keep ``budget`` examples."""
-        scores = by_name(self.method)(problem, run)
-        if self.temperature:
-            return act.draw(scores, count=budget, temperature=self.temperature, seed=seed)
-        return act.keep(scores, count=budget)
+        return chosen_by(self.method, problem, run, count=budget, temperature=self.temperature, seed=seed)[1]
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,42 @@ class Clean:
             problem.train,
             probabilities=held_out_probabilities(problem, run),
             predicted_by="models that did not see the example",
+            count=budget,
+        )
+
+
+@dataclass(frozen=True)
+class InfFeedLabels:
+    """InfFeed: give the examples whose influencers outvote their label the label with most votes.
+
+    Examples are looked at in the order of their lead in votes, worst first; those whose own label wins stay.
+
+    Cost: five times a fit and the influence of all pairs.
+
+    Args:
+        base: As in ``score.InfFeed``.
+        folds: As in ``score.InfFeed``.
+    """
+
+    base: str = "auto"
+    folds: int = 5
+    card: ClassVar[SystemCard] = SystemCard(
+        paper=InfFeed.card.paper,
+        code="none was found",
+        needs=InfFeed.card.needs,
+        cost=InfFeed.card.cost,
+        good_for="wrong labels, with the examples that speak for another one",
+        spends="changed",
+    )
+
+    def __call__(self, problem: Problem, budget: int, seed: int, run: Run) -> Plan:
+        """A plan to relabel at most ``budget`` examples."""
+        method = InfFeed(base=self.base, folds=self.folds)
+        return act.relabel(
+            method(problem, run),
+            problem.train,
+            probabilities=method.votes(problem, run),
+            predicted_by="votes of the examples that influence it most",
             count=budget,
         )
 

@@ -46,6 +46,7 @@ _INTO_HEADS = {
     **dict.fromkeys(("c_attn", "query_key_value", "qkv", "qkv_proj", "attend", "in_proj"), ("query", 3)),
 }
 _OUT_OF_HEADS = {"o_proj", "out_proj", "out_lin", "wo", "mix"}
+_ATTENTION = re.compile(r"^((self|cross|encoder|multi_?head)_)?(attn|attention)$")
 
 
 def named_products(
@@ -64,6 +65,19 @@ def named_products(
 def module_of(block: str) -> str:
     """The module that a block belongs to: the adapted layer for the two halves of an adapter."""
     return _ADAPTER.sub("", block).removeprefix(_WRAPPER)
+
+
+def is_attention(block: str) -> bool:
+    """Whether a block is a projection of attention, told by the names that models give to them.
+
+    Either its own name is one of those of projections into or out of heads, or it or a module around it is called
+    attention.
+    """
+    *around, leaf = module_of(block).split(".")
+    if "norm" in leaf.lower():
+        return False
+    own = leaf in _INTO_HEADS or leaf in _OUT_OF_HEADS or leaf.startswith("in_proj_")
+    return own or any(_ATTENTION.match(name) for name in (*around, leaf))
 
 
 def layer_of(block: str) -> str:

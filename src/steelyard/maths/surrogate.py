@@ -107,24 +107,24 @@ def gumbel_top_k(
 
 
 def greedy_relational(
-    own: Float[np.ndarray, " example"],
+    own: Float[np.ndarray, "example query"],
     vectors: Float[np.ndarray, "example feature"],
     count: int,
     *,
-    redundancy: float | int,
+    redundancy: Float[np.ndarray, " query"],
 ) -> Int[np.ndarray, " chosen"]:
-    """Examples chosen one by one, each for what it still adds to those before it.
+    """Examples chosen one by one, each for what it still adds to those before it, on average over the queries.
 
     An example adds ``own * (1 - redundancy * r)``, with r the sum of its cosines with those chosen; vectors have
     length 1.
 
     Cost: ``count`` products of all vectors with one.
     """
+    gains, repeated = own.mean(axis=1), own @ redundancy / len(redundancy)
     related, left = np.zeros(len(own)), np.ones(len(own), dtype=bool)
     chosen: list[int] = []
     for _ in range(count):
-        adds = np.where(left, own * (1 - redundancy * related), -np.inf)
-        best = int(np.argmax(adds))
+        best = int(np.argmax(np.where(left, gains - repeated * related, -np.inf)))
         chosen.append(best)
         left[best] = False
         related += vectors @ vectors[best]

@@ -1,7 +1,8 @@
 r"""The labelled pseudo neural tangent kernel: what learning one example does to another (Guo et al. 2024).
 
-Source: Guo, Ren, Albrecht & Smith (2024), "Sample Relationship from Learning Dynamics Matters for Generalisation",
-github.com/Shawn-Guo-CN/lpNTK.
+Source: Guo, Ren, Albrecht & Smith (2024), "lpNTK: Better Generalisation with Less Data via Sample Interaction During
+Learning", arXiv:2401.08808 (whose code calls it "Sample Relationship from Learning Dynamics Matters for
+Generalisation": github.com/Shawn-Guo-CN/lpNTK).
 """
 
 from dataclasses import dataclass, replace
@@ -35,13 +36,13 @@ class LpNTK:
     Deviations: the official code sums over pairs of outputs where the paper divides by their number, as here; a
     model with one output for two classes has K = 1.
 
-    Source: Guo et al. (2024), section 2.2 (lpNTK) and 3 (kinds of pairs).
+    Source: Guo et al. (2024), section 2.2 and eq. 2 for the signs; the kinds of pairs as in the paper.
     """
 
     normalised: bool = True
     threshold: float = 0.5
     card: ClassVar[MethodCard] = MethodCard(
-        paper="Guo et al. 2024, Sample Relationship from Learning Dynamics Matters for Generalisation",
+        paper="Guo et al. 2024, lpNTK: Better Generalisation with Less Data via Sample Interaction During Learning",
         needs="gradients of a network's outputs, class labels",
         cost="n + q gradients",
         good_for="pairs that are interchangeable, unrelated or contradictory to the model",

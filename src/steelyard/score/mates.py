@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from steelyard.collect.describing import describe, unit_vectors
 from steelyard.collect.fits import explained
 from steelyard.errors import SettingError
-from steelyard.maths.surrogate import Ridge, agreement, fit_ridge, folds_of
+from steelyard.maths.surrogate import Ridge, agreement, fit_ridge, folds_of, greedy_relational
 from steelyard.problem import HasCheckpoints, Problem, require
 from steelyard.records import Cost, Scores
 from steelyard.run import Run, in_memory
@@ -146,7 +146,25 @@ class GroupMATES:
 
     def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
         """Expected gain of every query by a step on every example in the middle of a random group."""
-        run = run or in_memory()
+        return self._found(problem, run or in_memory())[0]
+
+    def choose(
+        self, problem: Problem, count: int, run: Run | None = None
+    ) -> tuple[Scores, Int[np.ndarray, " chosen"]]:
+        """The scores, and rows chosen one by one, each for what it still adds to those before it.
+
+        Where the record says that relations do not explain unseen groups better than the plain sum, these are the rows
+        of the largest own gains.
+
+        Cost: that of the scores, and ``count`` products of all features with one example's.
+        """
+        scores, own, vectors, redundancy = self._found(problem, run or in_memory())
+        by_id = np.argsort(problem.train.ids, kind="stable")  # ties in the order of ids
+        rows = greedy_relational(own[by_id], vectors[by_id], count, redundancy=redundancy)
+        return scores, by_id[rows]
+
+    def _found(self, problem: Problem, run: Run) -> tuple[Scores, np.ndarray, np.ndarray, np.ndarray]:
+        """Scores, own gains, features of length 1, and the redundancy of every query."""
         started = begin(self, problem, run)
         rate, state = step_length(problem, self.rate), explained(problem, run)
         own = _surrogate(
@@ -179,9 +197,8 @@ class GroupMATES:
             "relations_used": used,
         }
         unit = problem.learner.measurement.unit
-        return make_scores(
-            self, problem, values, run, unit=unit, resolved=resolved, started=started
-        ).check_finite()
+        scores = make_scores(self, problem, values, run, unit=unit, resolved=resolved, started=started)
+        return scores.check_finite(), own.predicted, vectors, redundancy
 
     def predict(self, problem: Problem) -> Cost:
         """Steps, and the forward passes after them."""
