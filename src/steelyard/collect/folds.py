@@ -98,7 +98,7 @@ def deal(problem: Problem, folds: int, repeat: int = 0) -> Int[np.ndarray, " tra
     values, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2:
         raise DataError(
-            f"{problem.train.source}: the label {values[counts.argmin()]!r} has a single example, so that no "
+            f"{problem.train.source}: the label {str(values[counts.argmin()])!r} has a single example, so that no "
             "model can learn it from the other folds.",
             fix="leave that class out, or add examples of it.",
         )
