@@ -5,7 +5,7 @@
 set -u
 releases=("$@")
 if [ ${#releases[@]} -eq 0 ]; then
-  # LightGBM's estimators before 4.6 call what scikit-learn 1.8 no longer has.
+  # The estimators of LightGBM 4.5 call what scikit-learn 1.8 no longer has.
   releases=(lightgbm "lightgbm==4.5.0,scikit-learn<1.8" xgboost-cpu xgboost-cpu==2.1.4 catboost scikit-learn scikit-learn==1.6.1)
 fi
 # Which tests are about a library, by words in their names and parameters.
