@@ -198,7 +198,7 @@ def by_one_step(
 def sums(count: int, seed: int) -> list[tuple[str, str]]:
     """Questions and right answers."""
     draw = np.random.default_rng(seed)
-    numbers = draw.permutation([(a, b) for a in range(2, 30) for b in range(2, 30)])[:count]
+    numbers = draw.permutation([(a, b) for a in range(2, 13) for b in range(2, 13)])[:count]
     return [(f"What is {a} + {b}?", str(a + b)) for a, b in numbers.tolist()]
 
 
@@ -289,7 +289,7 @@ def main() -> None:
     size = (
         {"questions": 3, "rollouts": 15, "validation": 4, "test": 8}
         if given.quick
-        else {"questions": 6, "rollouts": 42, "validation": 12, "test": 24}
+        else {"questions": 5, "rollouts": 36, "validation": 8, "test": 16}
     )
     for name, value in run(given.model, **size).items():
         print(f"{name}: {value}")

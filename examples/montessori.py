@@ -11,7 +11,7 @@ and the influence of what they write on other real sentences is compared.
 
 Source: Li, Yu & Xiong (2025), "Montessori-Instruct: Generate Influential Training Data Tailored for Student
 Learning", arXiv:2410.14208, github.com/cxcscmu/Montessori-Instruct. Deviations: teacher and student are both
-SmolLM2-135M with adapters (the paper: models of 8 and 1.1 thousand million parameters); the student is not warmed up;
+SmolLM2-135M with adapters (the paper: models of 8 thousand million parameters); the student is not warmed up;
 its step is a plain gradient step on one example (``score.MATES`` with ``share=1``); best and worst on a topic make a
 pair, where the published code pairs what lowers the loss with what raises it; one round. At this scale the figure to
 look at is whether the mechanism works, not how good the student becomes.

@@ -118,7 +118,7 @@ def dpo_loss(model: Any, tokenizer: Any, pairs: Sequence[Pair], start: Tensor, b
         start: ``[pair]`` Lead under the reference, the model before training.
         beta: How strongly the reference holds.
 
-    Source: Rafailov et al. (2023), "Direct Preference Optimization", eq. 7.
+    Source: Rafailov et al. (2023), "Direct Preference Optimization: Your Language Model is Secretly a Reward Model".
     """
     return -logsigmoid(beta * (lead(model, tokenizer, pairs) - start)).mean()
 

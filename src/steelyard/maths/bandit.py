@@ -51,7 +51,7 @@ class Arms:
         Args:
             exploration: c, in units of the reward. At 1, with rewards between 0 and 1 and arms that share nothing, this
                 is UCB1, whose regret after n pulls is at most
-                :math:`8 \sum_i \ln n / \Delta_i + (1 + \pi^2 / 3) \sum_i \Delta_i` (Auer et al., theorem 1).
+                :math:`8 \sum_i \ln n / \Delta_i + (1 + \pi^2 / 3) \sum_i \Delta_i` (Auer et al.).
         """
         total = max(1.0, float(self.pulls.sum()))
         known = np.where(self.pulls > 0, self.pulls, 1.0)
