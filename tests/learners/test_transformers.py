@@ -423,7 +423,7 @@ def test_a_tokenizer_that_pads_on_the_left_changes_no_score() -> None:
 
 def test_a_block_that_holds_one_example_is_that_example() -> None:
     """Packed or not, the same tokens and the same that count give the same gradient; further ones change it."""
-    data = language.pairs()
+    data = language.pairs(3)
     found = learner()
     engine = found.gradients(found.explained(data))
     first = data.take(np.array([0]))
