@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402 - what follows the checks can only be imported where transformers is installed
 
+import html
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 pytest.importorskip("transformers", reason="transformers is not installed: pip install 'steelyard[hf]'")
 pytest.importorskip("peft", reason="peft is not installed: pip install 'steelyard[hf]'")
 
+import torch
 from tests.learners import language
 
 from steelyard.cli.app import app
@@ -139,3 +141,53 @@ def test_bad_input_ends_with_an_error_that_says_what_to_do(
     found = runner.invoke(app, [*given, "--out", str(tmp_path / "run")])
     said = " ".join(found.output.split())
     assert found.exit_code == 2 and says in said and "fix:" in said, found.output
+
+
+def test_what_was_overcome_is_said(runner, folder, files, tmp_path) -> None:
+    net = language.llama()
+    with torch.no_grad():
+        net.model.norm.weight *= 100
+        net.lm_head.weight *= 2e3
+    net.save_pretrained(folder)
+    row = {"id": "long", "prompt": "what ", "completion": "yes " * 80}
+    with Path(files[0]).open("a") as lines:
+        lines.write(json.dumps(row) + "\n")
+    given = ["attribute", str(folder), "--train", files[0], "--query", files[1], "--method", "grad_dot"]
+    options = ["--dtype", "float16", "--max-length", "20", "--no-baselines", "--out", str(tmp_path / "run")]
+    found = runner.invoke(app, [*given, *options])
+    assert found.exit_code == 0, found.output
+    for said in (found.output, (tmp_path / "run" / "report.html").read_text()):
+        said = " ".join(html.unescape(said).split())
+        assert "overflows float16: everything is computed in float32 instead" in said, said
+        assert "cut at the end to 20 tokens" in said and "'long'" in said, said
+
+
+def _state(path: Path, hidden: int) -> str:
+    net = language.llama(hidden=hidden)
+    optimiser = torch.optim.AdamW(net.parameters())
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+    torch.save(optimiser.state_dict(), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("method", ["less", "trackstar"])
+def test_an_optimisers_state_of_other_shapes(runner, folder, files, tmp_path, method: str) -> None:
+    other = _state(tmp_path / "other.pt", hidden=16)
+    name = {"less": "states", "trackstar": "state"}[method]
+    given = ["attribute", str(folder), "--train", files[0], "--query", files[1], "--method", method]
+    found = runner.invoke(app, [*given, "--set", f"{name}={other}", "--out", str(tmp_path / "run")])
+    said = found.output.replace("\n", "")
+    assert found.exit_code == 2 and "other.pt" in said and "fix:" in said, found.output
+    assert "(28, 16)" in said and "(28, 8)" in said and "embed_tokens.weight" in said, found.output
+
+
+def test_a_list_of_checkpoints_with_one_missing(runner, folder, files, tmp_path) -> None:
+    there = _state(tmp_path / "first.pt", hidden=8)
+    states = f"states={there},{tmp_path / 'second.pt'}"
+    given = ["attribute", str(folder), "--train", files[0], "--query", files[1], "--method", "less"]
+    found = runner.invoke(app, [*given, "--set", states, "--out", str(tmp_path / "run")])
+    said = found.output.replace("\n", "")
+    assert found.exit_code == 2 and "second.pt" in said and "first.pt" not in said, found.output
+    assert "of the 2" in " ".join(found.output.split()) and "fix:" in said, found.output

@@ -448,8 +448,11 @@ def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_settings_without_meaning_are_refused(tmp_path: Path) -> None:
     p = problem()
+    two = (str(tmp_path / "a.pt"), str(tmp_path / "b.pt"))
+    for path in two:
+        Path(path).touch()
     with pytest.raises(SettingError, match="2 optimiser states for 1 checkpoints"):
-        LESS(states=("a.pt", "b.pt"))(p)
+        LESS(states=two)(p)
     with pytest.raises(SettingError, match="1 are known"):
         LESS(checkpoints=2)(p)
     with pytest.raises(CapabilityError, match="moments"):
@@ -463,7 +466,38 @@ def test_settings_without_meaning_are_refused(tmp_path: Path) -> None:
         LoGra(damping=-1)(p)
     three = trained(Adam(lr=0.01, epochs=3, batch_size=8, checkpoints=3))
     with pytest.raises(SettingError, match="2 optimiser states for 3 checkpoints"):
-        LESS(states=("a.pt", "b.pt"))(three)
+        LESS(states=two)(three)
+
+
+def test_a_missing_state_is_said_before_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(*_: object, **__: object) -> None:
+        raise AssertionError("it was trained first")
+
+    p, there = trained(Adam(lr=0.01, epochs=3, batch_size=8, checkpoints=2)), tmp_path / "a.pt"
+    there.touch()
+    monkeypatch.setattr(Torch, "fit", fit)
+    with pytest.raises(DataError, match=r"of the 2 .* no such file as b\.pt\.") as caught:
+        LESS(states=(str(there), "b.pt"))(p)
+    assert "a.pt" not in caught.value.problem
+
+
+def test_a_kept_training_with_a_checkpoint_missing_is_refused() -> None:
+    p = trained(Adam(lr=0.01, epochs=2, batch_size=8, checkpoints=2))
+    fitted = p.learner.fit(p.train)
+    arrays = dict(p.learner.dump(fitted))
+    assert len(p.learner.restore(arrays).checkpoints) == 2
+    del arrays["checkpoint0:0.weight"]
+    with pytest.raises(ModelError, match=r"checkpoint 1 of 2 .* lacks 1 of \d+ parameters: 0\.weight"):
+        p.learner.restore(arrays)
+
+
+def test_a_state_whose_second_moments_have_another_shape(tmp_path: Path) -> None:
+    p, path = problem(), tmp_path / "optimizer.pt"
+    saved(p, path, groups="one")
+    found = torch.load(path, weights_only=True)
+    found["state"][0]["exp_avg_sq"] = torch.zeros(9, 7)
+    torch.save(found, path)
+    refused(p, path, "(9, 7)", "0.weight")
 
 
 def test_linear_models_are_sent_elsewhere() -> None:

@@ -166,11 +166,13 @@ def _names(
     misfits: list[str] = []
     for order in _orders(groups, model, trained):
         wrong = [
-            f"parameter {number} has shape {tuple(states[number]['exp_avg'].shape)}, but {name} has "
-            f"{tuple(trained[name].shape) if name in trained else 'no place in this model'}"
+            f"parameter {number} has shape {tuple(_shape(states[number], trained[name]))}, but {name} has "
+            f"{tuple(trained[name].shape)}"
+            if name in trained
+            else f"parameter {number} is {name}, which is no trained parameter of this model"
             for number, name in zip(numbers, order, strict=True)
             if name not in trained
-            or (number in states and states[number]["exp_avg"].shape != trained[name].shape)
+            or (number in states and _shape(states[number], trained[name]) != trained[name].shape)
         ]
         if not wrong:
             return dict(zip(numbers, order, strict=True))
@@ -180,6 +182,12 @@ def _names(
         fix="give the state that was saved with this very model, or save it from an optimiser made with "
         "named_parameters(), so that it names its parameters.",
     )
+
+
+def _shape(state: Mapping[str, Any], like: Tensor) -> torch.Size:
+    """Of the moment that does not have this parameter's shape; of both where they have."""
+    first, second = state["exp_avg"].shape, state["exp_avg_sq"].shape
+    return second if first == like.shape else first
 
 
 def _orders(

@@ -48,9 +48,10 @@ def restore(arrays: Mapping[str, np.ndarray], template: nn.Module) -> TorchFitte
     """The inverse of :func:`dump`, for a model of this architecture.
 
     Raises:
-        ModelError: If names or shapes of parameters are not the template's.
+        ModelError: If a checkpoint lacks what the final state has.
     """
     state = template.state_dict()
+    _check_checkpoints(arrays)
     points = [
         Checkpoint(
             _tensors(arrays, f"{_CHECKPOINT}{k}:", state),
@@ -72,6 +73,20 @@ def restore(arrays: Mapping[str, np.ndarray], template: nn.Module) -> TorchFitte
         classes=tuple(str(name) for name in arrays["classes"]) if "classes" in arrays else None,
         moments=_restore_moments(arrays, "", state),
     )
+
+
+def _check_checkpoints(arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse a training whose checkpoints are counted but not all there: their sum would be of fewer, unsaid."""
+    final = {key.removeprefix(_PARAMETERS) for key in arrays if key.startswith(_PARAMETERS)}
+    steps = arrays["checkpoint_steps"]
+    for k, step in enumerate(steps):
+        missing = sorted(name for name in final if f"{_CHECKPOINT}{k}:{name}" not in arrays)
+        if missing:
+            raise ModelError(
+                f"checkpoint {k + 1} of {len(steps)} (step {int(step)}) lacks {len(missing)} of {len(final)} "
+                f"parameters: {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}.",
+                fix="restore the whole fit, or train again (--fresh).",
+            )
 
 
 def check_state(parameters: Mapping[str, Tensor], template: nn.Module) -> None:

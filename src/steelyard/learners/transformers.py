@@ -470,6 +470,9 @@ class Transformers:
     def packed(self, examples: Examples, length: int) -> Examples:
         """Blocks of ``length`` tokens, filled with one example after another, as pre-training packs them.
 
+        A token sees all of its block before it, other examples' tokens too, and positions count from the start of
+        the block: losses and gradients are those of the block, not those of its examples apart.
+
         The blocks are then the examples that are trained on and attributed to; the column ``sources`` says which
         examples each holds a part of. A block of prompts alone, with no token that counts, is left out.
         """

@@ -215,7 +215,7 @@ def _pieces(block: Examples, form: Form, reading: Reading) -> Iterator[Piece]:
             if not completion:
                 raise DataError(
                     f"{_name(block, i)} has an empty {block.inputs[1]}, so there is nothing to predict.",
-                    fix="fill it in or remove the example; for queries, let the model answer: learner.answer(...).",
+                    fix="fill it in or remove the example; for queries, let the model answer (--answer 64).",
                 )
         texts = [a + b for a, b in zip(*columns, strict=True)]
         parts = [((len(a), len(a) + len(b)),) for a, b in zip(*columns, strict=True)]
@@ -295,7 +295,8 @@ def _fitted(piece: Piece, example: str, source: str, reading: Reading) -> Piece:
     if reading.context is not None and reading.max_length is None and count > reading.context:
         raise DataError(
             f"{source}: example {example!r} has {count} tokens, but the model reads at most {reading.context}.",
-            fix=f"give max_length={reading.context} to cut such examples (the report says which), or split them.",
+            fix=f"cut such examples with max_length={reading.context}, on the command line --max-length "
+            f"{reading.context} (the report says which), or split them.",
         )
     if reading.max_length is None or count <= reading.max_length:
         return piece

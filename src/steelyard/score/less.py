@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ from jaxtyping import Float
 
 from steelyard.collect.fits import explained
 from steelyard.collect.gradients import Fitted, gradients_at
-from steelyard.errors import CapabilityError, SettingError
+from steelyard.errors import CapabilityError, DataError, SettingError
 from steelyard.gradients.signs import Projection
 from steelyard.problem import HasCheckpoints, HasGradients, Problem, require
 from steelyard.records import Scores
@@ -95,7 +96,7 @@ class LESS:
 
         Raises:
             CapabilityError: If the model is not a network, or Adam's direction is asked for and not known.
-            DataError: If a saved state cannot be read.
+            DataError: If a saved state is not there, which is said before any training, or cannot be read.
             ModelError: If a saved state is of another model or optimiser.
             SettingError: If there are not as many states as checkpoints, or fewer checkpoints than asked for.
         """
@@ -105,6 +106,7 @@ class LESS:
                 f"LESS: dimension={self.dimension}, checkpoints={self.checkpoints}.",
                 fix="give a dimension of 1 or more, and checkpoints of 0 (all) or more.",
             )
+        self._check_states()
         chosen = self._chosen(_trajectory(problem, run))
         total = sum(rate for _, rate in chosen)
         points: list[Point] = []
@@ -133,6 +135,16 @@ class LESS:
         for point in state.points:
             total += point.rate * (_unit(point.features(part, "loss")) @ point.queries.T)
         return total
+
+    def _check_states(self) -> None:
+        missing = [path for path in self.states if not Path(path).is_file()]
+        if missing:
+            raise DataError(
+                f"LESS: of the {len(self.states)} optimiser states in states=..., there is no such file as "
+                f"{', '.join(missing)}.",
+                fix="name the optimizer.pt of every checkpoint, in their order; or leave out the checkpoints before "
+                "it too, and set checkpoints=N to use the last N.",
+            )
 
     def _chosen(self, models: Sequence[tuple[Any, float]]) -> Sequence[tuple[Any, float]]:
         if self.checkpoints > len(models):
