@@ -57,7 +57,7 @@ def main(given: Options) -> None:
     shown = [(name, *row.values()) for name, row in results["recommendations"].items()]
     show(
         "fall of a prediction beyond random entries",
-        tuple(next(iter(results["recommendations"].values()))),
+        ("matrix", *next(iter(results["recommendations"].values()))),
         shown,
     )
     record("explained", given, results)
