@@ -29,6 +29,7 @@ _ENVIRONMENTS = {
     "captum": "torch",
     "dattri": "torch",
     "kronfluence": "torch",
+    "logix": "logix",
     "traker": "torch",
     "pydvl": "pydvl",
     "tree_influence": "trees",
@@ -77,13 +78,15 @@ def run(runner: str, job: Job, peers: Path | None) -> Answer:
     """One job by one runner, in a process of its own; ours are ``steelyard`` and ``trees``.
 
     Raises:
-        RuntimeError: If the runner failed, with the end of what it said.
+        RuntimeError: If the runner is not installed, or failed, with the end of what it said.
     """
     if runner in ("steelyard", "trees"):
         python = Path(sys.executable)
     else:
         assert peers is not None, f"{runner} was asked for without --peers"
         python = peers.absolute() / _ENVIRONMENTS[runner] / "bin" / "python"
+        if not python.exists():
+            raise RuntimeError(f"{runner} is not installed: bash benchmarks/peers.sh {peers}")
     threads = {f"{library}_NUM_THREADS": str(job.threads) for library in ("OMP", "MKL", "OPENBLAS")}
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "job.npz", Path(folder) / "answer.npz"

@@ -2,6 +2,7 @@
 # Installs the peers that the benchmarks run beside us, each pinned, in environments of their own:
 #   DIR/torch    kronfluence, dattri, captum, traker
 #   DIR/pydvl    pyDVL, which needs numpy < 2
+#   DIR/logix    LogIX, which declares Python < 3.11; nothing in it depends on that, so that pip is told to ignore it
 #   DIR/trees    tree_influence, the authors' code for boosted trees, built from its repository; needs gcc and numpy < 2
 # Usage: bash benchmarks/peers.sh [DIR]          DIR defaults to .venv-peers. A second call changes nothing.
 #
@@ -44,3 +45,7 @@ install pydvl \
 install trees \
   "numpy<2 scipy<1.14 scikit-learn<1.4 pandas<3 joblib lightgbm cython setuptools<70" \
   "--no-build-isolation https://github.com/jjbrophy47/tree_influence/archive/refs/tags/v0.1.7.zip"
+
+install logix \
+  "numpy>=2 einops pyyaml tqdm" \
+  "--ignore-requires-python logix-ai==0.1.1"
