@@ -85,15 +85,17 @@ _PEERS: dict[str, tuple[tuple[str, str, dict[str, Any]], ...]] = {
         ("dattri", "grad_dot", {}),
         ("dattri", "grad_dot_sketched", {}),
         ("logix", "grad_dot", {}),
+        ("bergson", "grad_dot", {}),
     ),
     "ekfac": (
         ("kronfluence", "ekfac", {"damping": None}),
         ("dattri", "ekfac", {"damping": 1e-4}),
         ("logix", "ekfac", {}),
         ("logix", "ekfac_drawn", {}),
+        ("bergson", "ekfac", {}),
     ),
 }
-"""Who, their method, its settings; kronfluence's damping of None is a tenth of the mean eigenvalue, as ours."""
+"""Who, their method, its settings; kronfluence's damping of None is a tenth of the mean eigenvalue, as ours and bergson's."""
 
 
 def _best(

@@ -26,6 +26,7 @@ CACHE = HERE / ".cache"
 RESULTS = HERE / "results"
 _RUNNERS = HERE / "runners"
 _ENVIRONMENTS = {
+    "bergson": "bergson",
     "captum": "torch",
     "dattri": "torch",
     "kronfluence": "torch",

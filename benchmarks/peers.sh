@@ -3,6 +3,7 @@
 #   DIR/torch    kronfluence, dattri, captum, traker
 #   DIR/pydvl    pyDVL, which needs numpy < 2
 #   DIR/logix    LogIX, which declares Python < 3.11; nothing in it depends on that, so that pip is told to ignore it
+#   DIR/bergson  bergson
 #   DIR/trees    tree_influence, the authors' code for boosted trees, built from its repository; needs gcc and numpy < 2
 # Usage: bash benchmarks/peers.sh [DIR]          DIR defaults to .venv-peers. A second call changes nothing.
 #
@@ -49,3 +50,7 @@ install trees \
 install logix \
   "numpy>=2 einops pyyaml tqdm" \
   "--ignore-requires-python logix-ai==0.1.1"
+
+install bergson \
+  "numpy>=2 scipy accelerate datasets jinja2 jaxtyping>=0.3.3 ml_dtypes natsort peft petname pyarrow pyyaml simple-parsing transformers>=5 huggingface-hub" \
+  "bergson==2.5.1 torchopt==0.7.3"
