@@ -95,7 +95,7 @@ _PEERS: dict[str, tuple[tuple[str, str, dict[str, Any]], ...]] = {
         ("bergson", "ekfac", {}),
     ),
 }
-"""Who, their method, its settings; kronfluence's damping of None is a tenth of the mean eigenvalue, as ours and bergson's."""
+"""Who, their method, its settings; kronfluence's damping of None is a tenth of the mean eigenvalue, as ours."""
 
 
 def _best(
