@@ -1,8 +1,8 @@
 """bergson: ``grad_dot``, ``kfac`` and ``ekfac`` of texts.
 
 Its commands take whole ``transformers`` models and start processes; the functions behind them take a module that looks
-like one, and run on a CPU. Biases are included, which they are not as it comes, and the loss is summed over the words
-instead of their mean. Its damping as it comes is ours: a tenth of the mean eigenvalue of each layer.
+like one, and run on a CPU. Biases are included, which they are not as it comes. Its damping as it comes is ours: a
+tenth of the mean eigenvalue of each layer.
 """
 
 import tempfile
@@ -55,7 +55,7 @@ def compute(job: Job) -> Callable[[], np.ndarray]:
     def work() -> np.ndarray:
         torch.manual_seed(job.settings.get("seed", 0))  # of the labels that it draws for the Fisher
         with tempfile.TemporaryDirectory() as folder:
-            settings = IndexConfig(run_path=folder + "/run", include_bias=True, loss_reduction="sum")
+            settings = IndexConfig(run_path=folder + "/run", include_bias=True)
             settings.partial_run_path.mkdir()
             asked = _pass(model, query, settings, size).gradients
             if job.method != "grad_dot":
