@@ -196,6 +196,9 @@ def _peers(found: Truth, job: Job, given: Options) -> list[Row]:
         _kronfluence(found, job, given, "0.1 x mean eigenvalue", None),
         _best(found, job, given, "dattri", "ekfac", "damping", (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)),
     ]
+    for label, method in (("as it comes", "ekfac"), ("labels drawn for the Fisher", "ekfac_drawn")):
+        answer = run("logix", _with(job, method, {}), given.peers)
+        rows.append(_row(found, "logix", f"ekfac, {label}", answer))
     for who in ("dattri", "traker"):
         answer = run(who, _with(job, "trak", {"dimension": _DIMENSION}), given.peers)
         rows.append(_row(found, who, f"trak, 1 model, dimension {_DIMENSION}", answer))
@@ -254,12 +257,14 @@ def _softmax(given: Options) -> list[tuple[str, str, float, float]]:
         state = _linear(train, query)
         expected, damping = _exact(state, train, query)
         job = Job("ekfac", {}, train, query, (state,), threads=given.threads, repeats=1)
-        for who in ("steelyard", *(("kronfluence", "dattri") if given.peers else ())):
-            # kronfluence draws labels at random for its Fisher; the others are deterministic.
-            drawn = [{"seed": seed} for seed in range(_SEEDS)] if who == "kronfluence" else [{}]
+        for who in ("steelyard", *(("kronfluence", "dattri", "logix") if given.peers else ())):
+            # These draw labels at random for their Fisher; the others are deterministic.
+            random = who in ("kronfluence", "logix")
+            drawn = [{"seed": seed} for seed in range(_SEEDS)] if random else [{}]
             found = []
             for seed in drawn:
-                asked = _with(job, "ekfac", {"damping": damping, **seed})
+                method = "ekfac_drawn" if who == "logix" else "ekfac"
+                asked = _with(job, method, {"damping": damping, **seed})
                 scores = run(who, asked, given.peers).scores.ravel()
                 pearson = np.corrcoef(scores, expected.ravel())[0, 1]
                 found.append((float(pearson), float(spearmanr(scores, expected.ravel()).statistic)))

@@ -4,8 +4,9 @@
 
 Transformers on texts of 64 words, trained for a moment on random texts with a pattern in them. Only linear layers are
 scored, because the peers score no others. Products must agree to 1e-5 of the largest. EK-FACs differ by the labels that
-they draw for the Fisher; their agreement is Pearson's correlation with ours under the same damping rule. Of two batch
-sizes, the faster is shown. A peer that stops with an error is shown with that error instead of a line.
+they draw for the Fisher; their agreement is Pearson's correlation with ours under the same damping rule. LogIX takes
+the true labels unless they are drawn for it (``ekfac_drawn``), and the first layer's damping for all layers. Of two
+batch sizes, the faster is shown. A peer that stops with an error is shown with that error instead of a line.
 """
 
 from dataclasses import dataclass, replace
@@ -83,8 +84,16 @@ _PEERS: dict[str, tuple[tuple[str, str, dict[str, Any]], ...]] = {
         ("kronfluence", "identity", {}),
         ("dattri", "grad_dot", {}),
         ("dattri", "grad_dot_sketched", {}),
+        ("logix", "grad_dot", {}),
+        ("bergson", "grad_dot", {}),
     ),
-    "ekfac": (("kronfluence", "ekfac", {"damping": None}), ("dattri", "ekfac", {"damping": 1e-4})),
+    "ekfac": (
+        ("kronfluence", "ekfac", {"damping": None}),
+        ("dattri", "ekfac", {"damping": 1e-4}),
+        ("logix", "ekfac", {}),
+        ("logix", "ekfac_drawn", {}),
+        ("bergson", "ekfac", {}),
+    ),
 }
 """Who, their method, its settings; kronfluence's damping of None is a tenth of the mean eigenvalue, as ours."""
 

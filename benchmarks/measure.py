@@ -26,9 +26,11 @@ CACHE = HERE / ".cache"
 RESULTS = HERE / "results"
 _RUNNERS = HERE / "runners"
 _ENVIRONMENTS = {
+    "bergson": "bergson",
     "captum": "torch",
     "dattri": "torch",
     "kronfluence": "torch",
+    "logix": "logix",
     "traker": "torch",
     "pydvl": "pydvl",
     "tree_influence": "trees",

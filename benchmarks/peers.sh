@@ -2,9 +2,11 @@
 # Installs the peers that the benchmarks run beside us, each pinned, in environments of their own:
 #   DIR/torch    kronfluence, dattri, captum, traker
 #   DIR/pydvl    pyDVL, which needs numpy < 2
+#   DIR/logix    LogIX, which declares Python < 3.11; nothing in it depends on that, so that pip is told to ignore it
+#   DIR/bergson  bergson
 #   DIR/trees    tree_influence, the authors' code for boosted trees, built from its source; needs gcc and numpy < 2
 # Usage: bash benchmarks/peers.sh [DIR [NAME ...]]
-#   DIR defaults to .venv-peers; NAMEs are torch, pydvl, trees, all of them if none is given. A second call changes nothing.
+#   DIR defaults to .venv-peers; NAMEs are torch, pydvl, logix, bergson, trees, all of them if none is given. A second call changes nothing.
 #
 # tree_influence is in no package registry: it is fetched from GitHub. Where that cannot be reached, set TREE_INFLUENCE_SOURCE to a
 # folder with its source (the one that holds its setup.py), release 0.1.7.
@@ -15,11 +17,11 @@ set -euo pipefail
 
 folder="${1:-.venv-peers}"
 wanted=("${@:2}")
-[ ${#wanted[@]} -gt 0 ] || wanted=(torch pydvl trees)
+[ ${#wanted[@]} -gt 0 ] || wanted=(torch pydvl logix bergson trees)
 for name in "${wanted[@]}"; do
   case "$name" in
-    torch | pydvl | trees) ;;
-    *) echo "no environment is named $name: give torch, pydvl or trees." >&2 && exit 2 ;;
+    torch | pydvl | logix | bergson | trees) ;;
+    *) echo "no environment is named $name: give torch, pydvl, logix, bergson or trees." >&2 && exit 2 ;;
   esac
 done
 python="${PYTHON:-python3}"
@@ -59,6 +61,14 @@ install torch \
 install pydvl \
   "numpy<2 scipy scikit-learn pandas cvxpy joblib cloudpickle psutil tqdm more-itertools matplotlib typing-extensions pyDeprecate<0.4 numcodecs<0.16" \
   "pydvl==0.10.0"
+
+install logix \
+  "numpy>=2 einops pyyaml tqdm" \
+  "--ignore-requires-python logix-ai==0.1.1"
+
+install bergson \
+  "numpy>=2 scipy accelerate datasets jinja2 jaxtyping>=0.3.3 ml_dtypes natsort peft petname pyarrow pyyaml simple-parsing transformers>=5 huggingface-hub" \
+  "bergson==2.5.1 torchopt==0.7.3"
 
 # Where release 0.1.7 is published; or a folder that holds it, copied because building writes into it.
 source="https://github.com/jjbrophy47/tree_influence/archive/refs/tags/v0.1.7.zip"
