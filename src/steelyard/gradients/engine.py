@@ -23,7 +23,7 @@ from steelyard.gradients.batching import Positions, Room, by_length, in_order, m
 from steelyard.gradients.coverage import Coverage, cover, split_matrix, split_rows
 from steelyard.gradients.factors import Factors, Lookup, Outer, Rows, flat, squared_norms
 from steelyard.gradients.fallback import Batch, Function
-from steelyard.gradients.heap import Heap
+from steelyard.gradients.heap import heap
 from steelyard.gradients.kronecker import KroneckerMetric
 from steelyard.gradients.parts import By, Heads, Split
 from steelyard.gradients.passes import check_finite, functional_factors, length, one_pass, paused
@@ -157,10 +157,10 @@ class TorchGradients:
         self, examples: Examples, function: Function, *, sort: bool
     ) -> Iterator[tuple[Positions, dict[str, Factors]]]:
         """Batches as positions in ``examples`` and factors; out of order where ``sort`` saves padding."""
-        coverage, heap = self.coverage(examples), Heap()
+        coverage = self.coverage(examples)
         with recording(self.model, coverage.blocks, coverage.broadcast) as recorder:
             for rows, batch in self._batches(examples, sort=sort):
-                heap.look()
+                heap().look()
                 values = one_pass(recorder, self.model, function, batch)
                 check_finite(values, examples, rows)
                 found = recorder.factors()

@@ -17,7 +17,7 @@ _STATM = Path("/proc/self/statm")
 
 
 class Heap:
-    """Watches the memory of this process over the batches of a pass; does nothing where the C library cannot trim.
+    """Watches the memory of this process; does nothing where the C library cannot trim. See :func:`heap`.
 
     Args:
         growth: How far resident memory may grow before freed memory is given back.
@@ -43,6 +43,12 @@ class Heap:
         self._give_back(0)
         self._lowest = _resident()
         return True
+
+
+@functools.cache
+def heap() -> Heap:
+    """That of this process: what grows over many short passes counts together."""
+    return Heap()
 
 
 @functools.cache
