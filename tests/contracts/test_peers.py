@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "peers.sh"
 @pytest.mark.parametrize(
     ("name", "source", "code", "words"),
     [
-        ("tree", "", 2, "no environment is named tree: give torch, pydvl or trees."),
+        ("tree", "", 2, "no environment is named tree: give torch, pydvl, logix, bergson or trees."),
         ("trees", ".", 1, "TREE_INFLUENCE_SOURCE=. holds no setup.py of tree_influence 0.1.7."),
     ],
 )

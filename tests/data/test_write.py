@@ -3,6 +3,8 @@
 import csv
 import json
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,7 +82,9 @@ def test_written_json_lines_give_the_same_examples(tmp_path, rows):
 @settings(ROUND_TRIPS, max_examples=25)
 @given(rows=row_lists())
 def test_streaming_gives_the_same_examples(tmp_path, rows):
-    assert_same(read(rows, limits=Limits(memory=0, cache=tmp_path / "cache")), read(rows))
+    # A cache of its own for each: rows that differ in keys that hold None are the same data, and share an entry.
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    assert_same(read(rows, limits=Limits(memory=0, cache=folder)), read(rows))
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".csv", ".csv.gz"])
