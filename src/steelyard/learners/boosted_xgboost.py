@@ -83,9 +83,8 @@ def train(training: Training, rows: Rows, seed: int) -> Any:
         else:
             data = xgboost.DMatrix(rows.table, rows.codes, **about, nthread=1)
         settings = {**training.parameters, **_FIXED, "seed": seed}
-        if (
-            training.binned
-        ):  # one of many fits: without what ``train`` does around the rounds, an eighth of the time
+        if training.binned:
+            # One of many fits: without what ``train`` does around the rounds, an eighth of the time.
             booster = xgboost.Booster(settings, [data])
             for number in range(training.rounds or 100):
                 booster.update(data, number)
