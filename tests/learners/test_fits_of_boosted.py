@@ -9,7 +9,7 @@ pytestmark = pytest.mark.trees
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost", "catboost"])
 @pytest.mark.parametrize("threads", ["1", "4"])
 def test_fits_in_blocks_equal_plain_fits(library, task, threads, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
@@ -35,7 +35,6 @@ def test_a_fit_without_a_class_or_without_examples_is_left_to_be_made_by_itself(
     assert np.isfinite(found).all(axis=1).tolist() == [False, False, True]
 
 
-@pytest.mark.parametrize("library", ["catboost", "hist"])
-def test_other_libraries_are_fitted_one_by_one(library):
-    boosted, train = learner(library, "binary"), examples("binary")
+def test_libraries_without_a_way_of_their_own_are_fitted_one_by_one():
+    boosted, train = learner("hist", "binary"), examples("binary")
     assert boosted.together(train) == 1

@@ -19,6 +19,7 @@ from steelyard.trees.objectives import Custom, Objective
 
 _MISSING = "nan"
 _CLASSES = ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll")
+_BY_CLASS = ("class_weights", "auto_class_weights", "scale_pos_weight")
 _NOT_OF_TRAINING = (
     "early_stopping_rounds", "od_wait", "od_type", "od_pval", "use_best_model", "eval_fraction", "iterations",
     "n_estimators", "num_trees", "num_boost_round", "thread_count", "random_seed", "random_state", "verbose",
@@ -68,6 +69,17 @@ def train(training: Training, rows: Rows, seed: int) -> Any:
         raise FitError(
             f"CatBoost refused to train on {len(rows.codes)} examples: {error}", fix="read its message above."
         ) from error
+
+
+def plain(training: Training, classes: int) -> Training | None:
+    """The settings without a classifier around them, which only chooses the loss; None where it weighs classes."""
+    if training.estimator is None:
+        return training
+    found = dict(training.estimator.get_params())
+    if any(found.get(name) is not None for name in _BY_CLASS):
+        return None
+    usual = "Logloss" if classes <= 2 else "MultiClass"  # noqa: PLR2004 - two classes are one output
+    return Training(None, {"loss_function": usual, **found}, training.rounds)
 
 
 def coding(model: Any, examples: Examples) -> Coding:

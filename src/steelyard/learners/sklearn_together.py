@@ -175,8 +175,7 @@ def _neighbours(
     def ask(weightings: np.ndarray, queries: np.ndarray) -> tuple[Any, np.ndarray]:
         present = weightings != 0
         rows, distances, good = nearest(fitted, inputs, queries, present, codes)
-        pull = _pull(distances, params["weights"])
-        means = np.einsum("fqk,fqkt->fqt", pull, targets[rows]).reshape(-1, targets.shape[1])
+        means = _means(targets, rows, distances, params["weights"]).reshape(-1, targets.shape[1])
         good &= np.isin(weightings, (0.0, 1.0)).all(axis=1)
         if not classifies:
             return _standing_in(fitted, {"predict": means}), good
@@ -188,13 +187,20 @@ def _neighbours(
     return Shortcut(_most(inputs, 1), note, ask)
 
 
-def _pull(distances: np.ndarray, kind: str) -> Float[np.ndarray, "fit query k"]:
-    """Shares of the neighbours in the answer; where one lies on the query, only such ones count."""
+def _means(
+    targets: np.ndarray, rows: np.ndarray, distances: np.ndarray, kind: str
+) -> Float[np.ndarray, "fit query target"]:
+    """Of the neighbours' targets, as equals or by distance; where one lies on the query, only such ones count."""
+    k = rows.shape[2]
     if kind == "uniform":
-        return np.full_like(distances, 1.0 / distances.shape[2])
+        found = targets.take(rows[:, :, 0], axis=0)
+        for place in range(1, k):
+            found += targets.take(rows[:, :, place], axis=0)
+        return found / k
     zero = distances == 0
     inverse = np.where(zero.any(axis=2, keepdims=True), zero, 1.0 / np.where(zero, 1.0, distances))
-    return inverse / inverse.sum(axis=2, keepdims=True)
+    pull = inverse / inverse.sum(axis=2, keepdims=True)
+    return np.einsum("fqk,fqkt->fqt", pull, targets[rows])
 
 
 def _deciding(fitted: LogisticRegression, decisions: np.ndarray) -> Any:

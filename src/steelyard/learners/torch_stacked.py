@@ -184,16 +184,17 @@ def _train(start: Callable[[], nn.Module], loss: LossFunction, laid: Sequence[La
         for stage, leg in enumerate(laid[0].legs):
             optimiser, step = _optimiser(parameters, leg, flat=flat), 0
             for epoch in range(leg.recipe.epochs):
+                seen: list[Tensor] = []
                 for rows, factors in _batches(laid, stage, epoch, like=next(iter(parameters.values()))):
                     losses = losses_of(state, table.batch(rows.reshape(-1))).view(factors.shape)
-                    # Each model's loss depends on its own parameters alone: the sum has all gradients.
-                    means = (factors * losses).sum(dim=1)
                     for parameter in parameters.values():
                         parameter.grad = None
-                    means.sum().backward()
-                    finite &= means.detach().isfinite()
+                    # Each model's loss depends on its own parameters alone: the weighted sum of all has all gradients.
+                    losses.backward(factors)
+                    seen.append((factors * losses.detach()).sum(dim=1))
                     optimiser.step(leg.rates[step])
                     step += 1
+                finite &= torch.stack(seen).isfinite().all(dim=0)
     state = {name: tensor.detach() for name, tensor in state.items()}
     for tensor in state.values():
         finite &= tensor.reshape(len(laid), -1).isfinite().all(dim=1)

@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 _TIE = 1e-9
 _BLOCK = 4 * 2**20  # pairs of a subset and a place in a list that are looked at together
 _SURE = 6.0  # standard deviations beyond the expected place: one list in 10^9 ends too early
+_WORD = 64  # bits
+_MANTISSA, _BIAS = 52, 1023  # of floating-point numbers of 64 bits
 _ALIKE = 1.5  # subsets whose lists are read to depths further apart are not looked at together
 
 
@@ -71,12 +73,13 @@ def nearest_in_subsets(
     present = np.concatenate([present, np.ones((fits, 1), dtype=bool)], axis=1)
     able = np.flatnonzero(enough)
     able = able[np.argsort(counts[able], kind="stable")]
-    index = np.arange(queries)[None, :, None]
+    start = lists.order.shape[1] * np.arange(queries)[None, :, None]
     for part, depth in _parts(able, _depths(counts[able] / max(1, present.shape[1] - 1), k), queries):
         depth = min(depth, lists.order.shape[1])
         places = _places(lists.order, present[part], k + 1, depth)
-        rows[part] = lists.order[index, places[:, :, :k]]
-        away = lists.distances[index, places]
+        flat = places + start
+        rows[part] = lists.order.take(flat[:, :, :k])
+        away = lists.distances.take(flat)
         near[part] = away[:, :, :k]
         if not whole:
             # Whoever is not in the list is at least as far as its last.
@@ -154,16 +157,32 @@ def _places(
 
 
 def _first(there: Bool[np.ndarray, "row place"], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first places of every row that are true, and whether there are so many."""
+    """The first places of every row that are true, and whether there are so many.
+
+    Places are packed into words, of which the lowest bit is the first place: a few operations on one number per row,
+    where a search through bytes looks at all of them.
+    """
     rows, width = there.shape
-    flat = np.flatnonzero(there)
-    starts = np.concatenate([[0], np.cumsum(np.count_nonzero(there, axis=1))])
-    enough = np.diff(starts) >= count
+    packed = np.packbits(there, axis=1, bitorder="little")
+    ends = -(-max(1, width) // _WORD)
+    words = np.zeros((rows, ends * _WORD // 8), dtype=np.uint8)
+    words[:, : packed.shape[1]] = packed
+    words = words.view("<u8")
+    at, left = np.zeros(rows, dtype=np.int64), words[:, 0].copy()
     places = np.zeros((rows, count), dtype=np.int64)
-    places[enough] = (
-        flat[starts[:-1][enough, None] + np.arange(count)] - np.flatnonzero(enough)[:, None] * width
-    )
-    return places, enough
+    for k in range(count):
+        empty = np.flatnonzero(left == 0)
+        while len(empty):
+            at[empty] += 1
+            empty = empty[at[empty] < ends]
+            left[empty] = words[empty, at[empty]]
+            empty = empty[left[empty] == 0]
+        rest = left & (left - np.uint64(1))
+        # What is gone is a power of two, which as a floating-point number is nothing but its exponent.
+        exponents = (left ^ rest).astype(np.float64).view(np.int64) >> _MANTISSA
+        np.add(exponents, _WORD * at - _BIAS, out=places[:, k])
+        left = rest
+    return places, at < ends
 
 
 def _tied(first: np.ndarray, second: np.ndarray) -> np.ndarray:
