@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from tests.learners.boosted_cases import TASKS, examples, learner
+from steelyard.learners.sklearn_fit import seeded
+from steelyard.run.seeds import stream
+from tests.learners.boosted_cases import TASKS, examples, learner, table
 
 pytestmark = pytest.mark.trees
 
@@ -38,3 +40,20 @@ def test_a_fit_without_a_class_or_without_examples_is_left_to_be_made_by_itself(
 def test_libraries_without_a_way_of_their_own_are_fitted_one_by_one():
     boosted, train = learner("hist", "binary"), examples("binary")
     assert boosted.together(train) == 1
+
+
+def test_gradient_boosting_is_scikit_learns_own_fit_with_the_same_random_state():
+    # It looks at the features in an order drawn from random_state, so that a loop without one gives other trees.
+    boosted, train = learner("plain", "binary"), examples("binary", plain=True)
+    weights = np.ones(len(train))
+    weights[3] = 0.0
+    kept = np.flatnonzero(weights)
+    fitted = boosted.fit(train, weights, seed=7)
+    own = seeded(fitted.model, stream(7, "boosted") % 2**31)
+    inputs = table("binary", plain=True)[0]
+    own.fit(inputs[kept], train.labels()[kept], sample_weight=train.weights()[kept])
+    chances = own.predict_proba(inputs)
+    assert np.array_equal(fitted.model.predict_proba(inputs), chances)
+    assert not np.array_equal(
+        seeded(own, 1).fit(inputs[kept], train.labels()[kept]).predict_proba(inputs), chances
+    )

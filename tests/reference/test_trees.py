@@ -126,6 +126,20 @@ def test_boostin_of_itself_is_that_of_a_query_equal_to_the_example() -> None:
     assert own.suspect == "high"
 
 
+@pytest.mark.parametrize("method", [score.LeafInfluence, score.LeafInfSP, score.LeafRefit, score.TREX])
+@pytest.mark.parametrize("name", ["squared", "softmax with a matrix", "higher is better"])
+def test_self_influence_is_that_of_queries_equal_to_the_examples(name: str, method, monkeypatch) -> None:
+    problem = planted_problem(LEARNERS[name], weighted=True)
+    asked = Problem(problem.learner, problem.train, problem.train)
+    expected = np.diagonal(method()(asked).values)
+    assert np.ptp(expected) > 1e-6
+    np.testing.assert_allclose(method(of="self")(problem).values[:, 0], expected, rtol=1e-6, atol=1e-9)
+    monkeypatch.setattr(f"{method.__module__}.OWN_AT_ONCE", 7)
+    found = method(of="self")(problem)
+    np.testing.assert_allclose(found.values[:, 0], expected, rtol=1e-6, atol=1e-9)
+    assert (found.axis, found.suspect) == ("example", "high")
+
+
 def test_a_single_point_moves_only_its_own_raw_score(problem: Problem) -> None:
     learner, fitted = problem.learner, problem.learner.fit(problem.train)
     forest = fitted.forest

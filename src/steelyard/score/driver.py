@@ -130,6 +130,7 @@ def score_examples(
     *,
     about: str = "self",
     suspect: Literal["low", "high"] = "high",
+    shard: int | None = None,
 ) -> Scores:
     """Scores of every training example by itself, in resumable shards.
 
@@ -139,6 +140,7 @@ def score_examples(
         run: Where shards are kept; nowhere if None.
         about: What the one column is about: ``"self"``, ``"all queries"``.
         suspect: Which end of the scores points at harmful or atypical examples.
+        shard: Training rows per shard; chosen from 32 MiB of scores if None.
 
     Raises:
         NumericsError: If a score is not finite, naming the example.
@@ -149,7 +151,7 @@ def score_examples(
     work = _Work(method, problem, run, columns=1)
     parts: list[np.ndarray] = []
     with run.progress(type(method).__name__, len(problem.train)) as progress:
-        for _, part, kept in work.shards():
+        for _, part, kept in work.shards(shard):
             parts.append(part)
             progress.advance(len(part), kept=kept)
     return make_scores(

@@ -12,7 +12,7 @@ library divides by. The structure of the trees and the score before the first tr
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -26,6 +26,7 @@ from steelyard.problem import Problem
 from steelyard.records import Cost, Scores
 from steelyard.run import Run
 from steelyard.score.driver import MethodCard, score_examples, score_pairs
+from steelyard.score.own_queries import OWN_AT_ONCE, OwnQueries
 from steelyard.trees.forest import raw_scores
 
 _FORWARD = 1 / 3
@@ -151,11 +152,15 @@ class LeafInfluence:
     Cost: per query, two passes over examples x trees (about 10 ns each); then 0.4 ns per example, query and tree.
     Memory: a table of leaves for 1024 queries, and 64 MiB.
 
+    Args:
+        of: ``"queries"``, or ``"self"``: the effect on the example's own measurement, one column, high is suspect.
+
     Source: Sharchilev et al. (2018), LeafInfluence with all points updated; Brophy et al. (2023). Deviations: the
     derivative is exact for several raw scores per example too, where the authors' code leaves out other classes' scores
     and takes the scaled Hessian for the gradient's derivative.
     """
 
+    of: Literal["queries", "self"] = "queries"
     card: ClassVar[MethodCard] = MethodCard(
         paper="Sharchilev et al. 2018, Finding Influential Training Samples for GBDTs",
         needs="boosted trees",
@@ -164,7 +169,9 @@ class LeafInfluence:
     )
 
     def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
+        """Score every training example for every query, or for itself."""
+        if self.of == "self":
+            return score_examples(self, problem, run, shard=OWN_AT_ONCE)
         return score_pairs(self, problem, run)
 
     def unit(self, problem: Problem) -> str:
@@ -179,8 +186,10 @@ class LeafInfluence:
         """So many that their table of leaves stays small."""
         return _HELD
 
-    def prepare(self, problem: Problem, run: Run) -> Effects:
+    def prepare(self, problem: Problem, run: Run) -> Effects | OwnQueries:
         """Slopes of every query by the pulls on every leaf of every tree."""
+        if self.of == "self":
+            return OwnQueries(replace(self, of="queries"), run)
         course = _course(problem, run, "LeafInfluence")
         slopes = course.leaves.slopes(_final(course, course.leaves.query))
         table = np.empty((course.total, len(slopes)), dtype=np.float32)
@@ -195,8 +204,12 @@ class LeafInfluence:
             _sign(course),
         )
 
-    def score(self, problem: Problem, state: Effects, rows: slice) -> Float[np.ndarray, "row query"]:
+    def score(
+        self, problem: Problem, state: Effects | OwnQueries, rows: slice
+    ) -> Float[np.ndarray, "row query"]:
         """Scores of these rows."""
+        if isinstance(state, OwnQueries):
+            return state.score(problem, rows)
         return state.score(rows)
 
 
@@ -208,10 +221,14 @@ class LeafInfSP:
 
     Cost: that of BoostIn.
 
+    Args:
+        of: ``"queries"``, or ``"self"``: the effect on the example's own measurement, one column, high is suspect.
+
     Source: Brophy et al. (2023), LeafInfSP; Sharchilev et al. (2018), LeafInfluence with the fewest updates.
     Deviations: as for :class:`LeafInfluence`.
     """
 
+    of: Literal["queries", "self"] = "queries"
     card: ClassVar[MethodCard] = MethodCard(
         paper="Brophy et al. 2023, Adapting and Evaluating Influence-Estimation Methods for GBDTs",
         needs="boosted trees",
@@ -220,7 +237,9 @@ class LeafInfSP:
     )
 
     def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
+        """Score every training example for every query, or for itself."""
+        if self.of == "self":
+            return score_examples(self, problem, run, shard=OWN_AT_ONCE)
         return score_pairs(self, problem, run)
 
     def unit(self, problem: Problem) -> str:
@@ -231,8 +250,10 @@ class LeafInfSP:
         """One pass of both sides through the trees."""
         return Cost(gradients=_FORWARD * (len(problem.train) + len(problem.query)))
 
-    def prepare(self, problem: Problem, run: Run) -> Effects:
+    def prepare(self, problem: Problem, run: Run) -> Effects | OwnQueries:
         """Pulls with the example's own moving raw score, and the slopes of every query after the last round."""
+        if self.of == "self":
+            return OwnQueries(replace(self, of="queries"), run)
         course = _course(problem, run, "LeafInfSP")
         forest, leaves = course.forest, course.leaves
         pulls = np.empty(course.pulls.shape)
@@ -249,8 +270,12 @@ class LeafInfSP:
             reached[:, one.trees] = course.moved(one.trees, slopes[:, outputs], course.query[:, one.trees])
         return _alike(course, pulls, reached)
 
-    def score(self, problem: Problem, state: Effects, rows: slice) -> Float[np.ndarray, "row query"]:
+    def score(
+        self, problem: Problem, state: Effects | OwnQueries, rows: slice
+    ) -> Float[np.ndarray, "row query"]:
         """Scores of these rows."""
+        if isinstance(state, OwnQueries):
+            return state.score(problem, rows)
         return state.score(rows)
 
 

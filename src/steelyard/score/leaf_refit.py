@@ -1,8 +1,8 @@
 """LeafRefit: leave-one-out with the structure of the trees held fixed (Sharchilev et al. 2018; Brophy et al. 2023)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +13,8 @@ from steelyard.collect.leaves import Leaves, leaves_of
 from steelyard.problem import Problem
 from steelyard.records import Cost, Scores
 from steelyard.run import Run
-from steelyard.score.driver import MethodCard, score_pairs
+from steelyard.score.driver import MethodCard, score_examples, score_pairs
+from steelyard.score.own_queries import OWN_AT_ONCE, OwnQueries
 from steelyard.trees.forest import raw_scores
 
 _BLOCK_BYTES = 96 * 2**20
@@ -49,10 +50,14 @@ class LeafRefit:
     for 30,000. Memory: 96 MiB. Errors: none beyond rounding for a model whose rounds used all rows; otherwise the
     removals are those of a model of the same shape whose rounds do; how far it is from the given one is in the record.
 
+    Args:
+        of: ``"queries"``, or ``"self"``: the effect on the example's own measurement, one column, high is suspect.
+
     Source: Sharchilev et al. (2018), LeafRefit; Brophy et al. (2023). Deviations: weights, L1, largest steps, several
     steps per leaf and matrices of second derivatives are followed; a leaf without weight gets 0.
     """
 
+    of: Literal["queries", "self"] = "queries"
     card: ClassVar[MethodCard] = MethodCard(
         paper="Sharchilev et al. 2018, Finding Influential Training Samples for GBDTs",
         needs="boosted trees",
@@ -61,7 +66,9 @@ class LeafRefit:
     )
 
     def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
+        """Score every training example for every query, or for itself."""
+        if self.of == "self":
+            return score_examples(self, problem, run, shard=OWN_AT_ONCE)
         return score_pairs(self, problem, run)
 
     def unit(self, problem: Problem) -> str:
@@ -72,8 +79,10 @@ class LeafRefit:
         """One pass of all examples through the leaves per example."""
         return Cost(gradients=len(problem.train) / 3 * len(problem.train))
 
-    def prepare(self, problem: Problem, run: Run) -> Refit:
+    def prepare(self, problem: Problem, run: Run) -> Refit | OwnQueries:
         """Leaves of both sides, and the measurement with all examples."""
+        if self.of == "self":
+            return OwnQueries(replace(self, of="queries"), run)
         leaves = leaves_of(problem, run, method="LeafRefit")
         check_rule(leaves.forest, method="LeafRefit")
         raw = refitted(leaves, leaves.weights[None])[:, 0]
@@ -81,12 +90,18 @@ class LeafRefit:
         size = _DOUBLES * 8 * len(leaves.train) * leaves.forest.objective.outputs
         return Refit(leaves, leaves.answers(raw), distance, max(1, _BLOCK_BYTES // size))
 
-    def resolved(self, state: Refit) -> Mapping[str, Any]:
+    def resolved(self, state: Refit | OwnQueries) -> Mapping[str, Any]:
         """How far the model made again is from the given one."""
+        if isinstance(state, OwnQueries):
+            return {}
         return {"leaf_rule": state.leaves.forest.leaf_rule, "largest_raw_difference": state.distance}
 
-    def score(self, problem: Problem, state: Refit, rows: slice) -> Float[np.ndarray, "row query"]:
+    def score(
+        self, problem: Problem, state: Refit | OwnQueries, rows: slice
+    ) -> Float[np.ndarray, "row query"]:
         """Refit the leaves without each of these rows."""
+        if isinstance(state, OwnQueries):
+            return state.score(problem, rows)
         leaves = state.leaves
         chosen = np.arange(len(leaves.weights))[rows]
         found = np.zeros((len(chosen), len(state.before)))

@@ -9,8 +9,8 @@ which the source found best. The kernel of two rows is the sum of squares of tha
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,7 +23,8 @@ from steelyard.maths.representers import Representers, representers
 from steelyard.problem import Problem
 from steelyard.records import Cost, Scores
 from steelyard.run import Run
-from steelyard.score.driver import MethodCard, score_pairs
+from steelyard.score.driver import MethodCard, score_examples, score_pairs
+from steelyard.score.own_queries import OWN_AT_ONCE, OwnQueries
 from steelyard.trees.forest import raw_scores
 
 _FORWARD = 1 / 3
@@ -163,6 +164,7 @@ class TREX:
     0.4 ns per example, query and tree and one measurement per pair.
 
     Args:
+        of: ``"queries"``, or ``"self"``: the effect on the example's own measurement, one column, high is suspect.
         penalty: On the squared length of the coefficients, beside the mean loss.
 
     Source: Brophy et al. (2023), TREX, weighted leaf path, with their penalty of .003. Deviations: the kernel model is
@@ -170,6 +172,7 @@ class TREX:
     are half of what their loss gives; sample weights are followed.
     """
 
+    of: Literal["queries", "self"] = "queries"
     penalty: float | int = 0.003
     card: ClassVar[MethodCard] = MethodCard(
         paper="Brophy et al. 2023, Adapting and Evaluating Influence-Estimation Methods for GBDTs",
@@ -183,7 +186,9 @@ class TREX:
             raise SettingError(f"TREX: penalty={self.penalty}.", fix="give a penalty above 0.")
 
     def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
+        """Score every training example for every query, or for itself."""
+        if self.of == "self":
+            return score_examples(self, problem, run, shard=OWN_AT_ONCE)
         return score_pairs(self, problem, run)
 
     def unit(self, problem: Problem) -> str:
@@ -194,12 +199,14 @@ class TREX:
         """One pass of both sides through the trees."""
         return Cost(gradients=_FORWARD * (len(problem.train) + len(problem.query)))
 
-    def prepare(self, problem: Problem, run: Run) -> Surrogate:
+    def prepare(self, problem: Problem, run: Run) -> Surrogate | OwnQueries:
         """Train the kernel model.
 
         Raises:
             CapabilityError: If there is no kernel model for this loss.
         """
+        if self.of == "self":
+            return OwnQueries(replace(self, of="queries"), run)
         paths = paths_of(problem, run, method="TREX")
         objective, leaves = paths.leaves.forest.objective, paths.leaves
         if objective.kind not in _SURROGATES:
@@ -221,12 +228,18 @@ class TREX:
             outputs += paths.kernel(part).T.astype(np.float64) @ found.alpha[part]
         return Surrogate(paths, found, outputs, leaves.answers(outputs))
 
-    def resolved(self, state: Surrogate) -> Mapping[str, Any]:
+    def resolved(self, state: Surrogate | OwnQueries) -> Mapping[str, Any]:
         """How the kernel model was trained."""
+        if isinstance(state, OwnQueries):
+            return {}
         return {"newton_steps": state.found.steps}
 
-    def score(self, problem: Problem, state: Surrogate, rows: slice) -> Float[np.ndarray, "row query"]:
+    def score(
+        self, problem: Problem, state: Surrogate | OwnQueries, rows: slice
+    ) -> Float[np.ndarray, "row query"]:
         """What taking out the terms of these rows does."""
+        if isinstance(state, OwnQueries):
+            return state.score(problem, rows)
         kernel, alpha = state.paths.kernel(rows), state.found.alpha[rows]
         answers, outputs = state.paths.leaves.answers, state.outputs
         change = np.stack(
