@@ -77,18 +77,10 @@ def train(training: Training, rows: Rows, seed: int) -> Any:
             copy.set_params(**settings)
             return copy.fit(rows.table, rows.codes, sample_weight=rows.weights).get_booster()
         about: dict[str, Any] = {"weight": rows.weights, "feature_types": kinds, "enable_categorical": True}
-        if training.binned:
-            bins = training.parameters.get("max_bin")
-            data = xgboost.QuantileDMatrix(rows.table, rows.codes, **about, max_bin=bins, nthread=1)
-        else:
-            data = xgboost.DMatrix(rows.table, rows.codes, **about, nthread=1)
         settings = {**training.parameters, **_FIXED, "seed": seed}
         if training.binned:
-            # One of many fits: without what ``train`` does around the rounds, an eighth of the time.
-            booster = xgboost.Booster(settings, [data])
-            for number in range(training.rounds or 100):
-                booster.update(data, number)
-            return booster
+            return _updated(training, settings, rows, about)
+        data = xgboost.DMatrix(rows.table, rows.codes, **about, nthread=1)
         if training.custom is None:
             return xgboost.train(settings, data, num_boost_round=training.rounds or 10)
         settings.pop("objective", None)
@@ -99,6 +91,19 @@ def train(training: Training, rows: Rows, seed: int) -> Any:
         raise FitError(
             f"XGBoost refused to train on {len(rows.codes)} examples: {error}", fix="read its message above."
         ) from error
+
+
+def _updated(training: Training, settings: dict[str, Any], rows: Rows, about: Mapping[str, Any]) -> Any:
+    """One of many fits on rows that are binned as they are read, as the estimators do.
+
+    Without what ``xgboost.train`` does around the rounds: an eighth of the time.
+    """
+    bins = training.parameters.get("max_bin")
+    data = xgboost.QuantileDMatrix(rows.table, rows.codes, **about, max_bin=bins, nthread=1)
+    booster = xgboost.Booster(settings, [data])
+    for number in range(training.rounds or 100):
+        booster.update(data, number)
+    return booster
 
 
 def plain(training: Training, classes: int) -> Training | None:
