@@ -62,6 +62,8 @@ def compute(job: Job) -> Callable[[], np.ndarray]:
                 precondition=job.method != "grad_dot",
                 damping=job.settings.get("damping"),
             )
+            # Its hooks stay on the network, where they would run in the next repetition as well.
+            logix.clear()
         order = np.argsort([int(name) for name in found["tgt_ids"]])
         scores = found["influence"].numpy().T[order]
         # Its curvature is a mean over the examples, so that its influence is of a share of 1/n; ours is of one example.
