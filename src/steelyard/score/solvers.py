@@ -42,7 +42,7 @@ class CG:
             curvature in the outputs is not known.
         precision: ``"model"``: the model's own number type; ``"auto"``: float64 up to two million parameters.
 
-    Source: Koh & Liang (2017), section 3; Martens (2010), "Deep Learning via Hessian-free Optimization".
+    Source: Koh & Liang (2017), eq. 2 and section 3; Martens (2010), "Deep Learning via Hessian-free Optimization".
     """
 
     damping: Damping = "auto"
