@@ -196,7 +196,9 @@ class Arnoldi:
 
     def products(self, problem: Problem) -> Products:
         """One of a single vector per step."""
-        return Products(self._steps, len(problem.train), 1, self.curvature, self.precision)
+        return Products(
+            self._steps, len(problem.train), 1, self.curvature, self.precision, self.damping == "auto"
+        )
 
     @property
     def _steps(self) -> int:
@@ -254,7 +256,9 @@ class Nystrom:
 
     def products(self, problem: Problem) -> Products:
         """One of the whole sketch."""
-        return Products(1, len(problem.train), self.rank, self.curvature, self.precision)
+        return Products(
+            1, len(problem.train), self.rank, self.curvature, self.precision, self.damping == "auto"
+        )
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Eigenpairs, and the query side with their inverse applied."""
@@ -300,4 +304,11 @@ def _low_rank(  # noqa: PLR0913 - what tells the two methods apart
 
 
 def _per_lot(problem: Problem, method: "CG | LiSSA", count: int, examples: int) -> Products:
-    return solver_products(problem, count, examples, curvature=method.curvature, precision=method.precision)
+    return solver_products(
+        problem,
+        count,
+        examples,
+        curvature=method.curvature,
+        precision=method.precision,
+        traced=method.damping == "auto",
+    )
