@@ -1,5 +1,7 @@
 """The prediction of seconds: from a probe, in run folders only, and honest about what it cannot know."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -67,7 +69,7 @@ def test_the_prediction_is_of_the_right_size(tmp_path) -> None:
 
 def test_products_are_timed_as_what_they_are(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(pace, "_probe", lambda _: {"fit": np.array(3.0), "gradient": np.array(0.5)})
-    monkeypatch.setattr(pace, "_product_seconds", lambda *_: 0.25)
+    monkeypatch.setattr(pace, "_product_seconds", lambda *_: (0.25, 0.0))
     products = Products(times=10, examples=64, vectors=3)
     assert products.gradients == 10 * 64 * 5
     cost = Cost(gradients=products.gradients + 40, fits=2)
@@ -75,7 +77,11 @@ def test_products_are_timed_as_what_they_are(tmp_path, monkeypatch) -> None:
         told = pace.predict(logistic(), run, cost, products=products)
         assert told.seconds == pytest.approx(2 * 3.0 + 40 * 0.5 + 10 * 64 * 0.25)
         assert told.gradients == cost.gradients
-    monkeypatch.setattr(pace, "_product_seconds", lambda *_: np.nan)
+    monkeypatch.setattr(pace, "_product_seconds", lambda *_: (0.25, 0.125))
+    with open_run(tmp_path / "traced", {"a": 1}, show="quiet") as run:
+        told = pace.predict(logistic(), run, cost, products=replace(products, traced=True))
+        assert told.seconds == pytest.approx(2 * 3.0 + 40 * 0.5 + 10 * 64 * 0.25 + 200 * 0.125)
+    monkeypatch.setattr(pace, "_product_seconds", lambda *_: (np.nan, np.nan))
     with open_run(tmp_path / "other", {"a": 1}, show="quiet") as run:
         told = pace.predict(logistic(), run, cost, products=products)
         assert told.seconds == pytest.approx(2 * 3.0 + float(cost.gradients) * 0.5)
@@ -96,7 +102,36 @@ def test_products_are_timed_as_what_they_are(tmp_path, monkeypatch) -> None:
 def test_solvers_say_which_products_they_make(method, times, examples, vectors) -> None:
     found = method.products(network(100, 40))
     assert (found.times, found.examples, found.vectors) == (times, examples, vectors)
+    assert found.traced == (method.damping == "auto")
     assert method.predict(network(100, 40)).gradients >= found.gradients
+
+
+@pytest.mark.parametrize(
+    ("products", "rows"),
+    [
+        (Products(times=100, examples=5_000, vectors=1), 64 * 32),
+        (Products(times=100, examples=300, vectors=1), 300),
+        (Products(times=100, examples=5_000, vectors=8), 64 * 4),
+        (Products(times=100, examples=5_000, vectors=32), 64),
+        (Products(times=1, examples=5_000, vectors=100), 64),
+        (Products(times=1, examples=5_000, vectors=1), 125),
+        (Products(times=200, examples=16, vectors=1), 16),
+    ],
+)
+def test_few_vectors_are_probed_on_more_examples(products, rows, monkeypatch) -> None:
+    """One vector and 64 examples are overhead for the most part; the probe stays a twentieth of the work."""
+    from steelyard.collect import solving
+
+    probed: list[int] = []
+
+    def probe(problem: Problem, asked: Products, few: int):
+        probed.extend((len(problem.train), few))
+        assert asked == products
+        return (lambda: None), (lambda: pytest.fail("no trace was asked for"))
+
+    monkeypatch.setattr(solving, "probe_product", probe)
+    assert np.isfinite(pace._product_seconds(network(3_000, 2), products)).all()
+    assert probed == [rows, min(rows, 64)]
 
 
 def network(train: int, query: int) -> Problem:
@@ -110,5 +145,8 @@ def network(train: int, query: int) -> Problem:
 
 def test_the_products_of_a_network_are_probed_and_those_of_a_linear_model_are_not(tmp_path) -> None:
     products = Products(times=1, examples=50, vectors=2)
-    assert 0 < pace._product_seconds(network(50, 2), products) < 1
-    assert np.isnan(pace._product_seconds(logistic(), products))
+    seconds, traced = pace._product_seconds(network(50, 2), products)
+    assert 0 < seconds < 1 and traced == 0
+    seconds, traced = pace._product_seconds(network(50, 2), replace(products, traced=True))
+    assert 0 < seconds < 1 and 0 < traced < 1
+    assert np.isnan(pace._product_seconds(logistic(), products)).all()

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from steelyard.gradients import heap
+from steelyard.gradients import engine, heap
+from steelyard.gradients.engine import TorchGradients
 from steelyard.gradients.heap import Heap
+from tests.gradients.models import Plain, examples
 
 MIB = 2**20
 
@@ -38,3 +42,20 @@ def test_little_growth_is_left_alone(monkeypatch):
 def test_systems_without_such_a_library_do_nothing(monkeypatch):
     monkeypatch.setattr(heap, "_trim", lambda: None)
     assert not Heap(growth=0).look()
+
+
+def test_a_pass_of_gradients_looks_before_every_batch(monkeypatch):
+    grown = iter(range(0, 100 * MIB, MIB))
+    given = []
+    monkeypatch.setattr(heap, "_resident", lambda: next(grown))
+    monkeypatch.setattr(heap, "_trim", lambda: given.append)
+    watched = Heap(growth=0)
+    monkeypatch.setattr(engine, "heap", lambda: watched)
+    some = examples(torch.randn(7, 3), torch.arange(7) % 2)
+    gradients = TorchGradients(Plain(nn.Linear(3, 2)), None, batch_size=2)
+    captured = gradients.capture(some, "loss")
+    for batch in range(1, 5):
+        next(captured)
+        assert len(given) == batch
+    gradients.products(some, gradients.prepare(some))
+    assert len(given) == 3 * 4

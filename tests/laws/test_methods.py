@@ -126,6 +126,13 @@ def scores(name: str, p: Problem) -> Scores:
     return score.by_name(name, BRIEF.get(name, {}))(p)
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("random", "loss")])
+def test_a_method_names_its_source(name: str) -> None:
+    assert "Source:" in (score.method_class(name).__doc__ or ""), (
+        "say which paper, and which equation or section of it"
+    )
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_same_seed_same_bits(name: str) -> None:
     first, second = scores(name, problem(name)), scores(name, problem(name))

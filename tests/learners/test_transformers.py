@@ -14,6 +14,8 @@ peft = pytest.importorskip("peft", reason="peft is not installed: pip install 's
 
 from steelyard.data import read
 from steelyard.learners import SGD, AdamW, Files, LoRA, Stages, Text, Transformers
+from steelyard.learners.torch_training import TorchFitted
+from steelyard.learners.transformers_fits import trainable
 from steelyard.problem import (
     HasCheckpoints,
     HasEmbeddings,
@@ -206,6 +208,30 @@ def test_checkpointing_changes_no_number() -> None:
     ]
     for name, value in fits[0].parameters.items():
         torch.testing.assert_close(value, fits[1].parameters[name])
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
+@pytest.mark.parametrize("net", [language.llama, lambda: language.gpt2(dropout=0.0)])
+def test_checkpointing_changes_no_gradient_of_an_example(net, lora) -> None:
+    """What a fit backpropagates through, one example at a time, is what the gradient engine gives without."""
+    data = language.pairs()
+    settings = {"lora": lora, "recipe": RECIPE, "trained": False, "start": "given", "dtype": "float64"}
+    kept, plain = (learner(net(), gradient_checkpointing=on, **settings) for on in (True, False))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = kept._begin.draw().train()
+    runs: list[str] = []
+    for name, part in module.named_modules():
+        if name.endswith("mlp"):
+            part.register_forward_pre_hook(lambda *_, name=name: runs.append(name))
+    rows = []
+    for batch in kept.batches(data, 1):
+        module.zero_grad()
+        kept.loss_function(module, batch).sum().backward()
+        rows.append(torch.cat([p.grad.flatten() for p in module.parameters() if p.requires_grad]))
+    assert len(runs) == 2 * 2 * len(data), "two layers, each of them run again in the backward pass"
+    engine = plain.gradients(TorchFitted(trainable(module), 0))
+    np.testing.assert_allclose(engine.dense(data), torch.stack(rows).numpy(), rtol=1e-9, atol=1e-12)
 
 
 def test_stages_follow_one_another() -> None:

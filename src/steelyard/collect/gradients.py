@@ -139,12 +139,18 @@ def queries_within_memory(problem: Problem, rank: int | None = None) -> int:
 
 
 def solver_products(
-    problem: Problem, iterations: float | int, examples: int, *, curvature: str, precision: str
+    problem: Problem,
+    iterations: float | int,
+    examples: int,
+    *,
+    curvature: str,
+    precision: str,
+    traced: bool = False,
 ) -> Products:
     """The products of so many iterations for all queries, some at a time."""
     count = len(problem.query)
     lots = -(-count // SOLVED_TOGETHER)
-    return Products(iterations * lots, examples, min(count, SOLVED_TOGETHER), curvature, precision)
+    return Products(iterations * lots, examples, min(count, SOLVED_TOGETHER), curvature, precision, traced)
 
 
 def present_examples(problem: Problem) -> Examples:

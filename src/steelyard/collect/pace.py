@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,8 @@ from steelyard.run import Run, in_memory
 _LEAST_ROWS = 32
 _TOGETHER = 16
 _PRODUCT_ROWS = 64
+_PRODUCT_VECTORS = 32  # from so many on, the examples of a batch hardly share any cost
+_PRODUCT_SHARE = 40  # a probed product, made twice, is at most a twentieth of all
 _LARGEST_PROBE = 2**26  # numbers in the vectors of a probed product
 _SHARE = 20  # the probe trains on every 20th example
 
@@ -25,7 +28,7 @@ def predict(problem: Problem, run: Run, cost: Cost, *, products: Products | None
     What is predicted is taken off the time budget of the run, if it has one: several predictions share it.
 
     Cost: in a run folder, once per problem, a twentieth of a fit and 64 gradients, and for products a further
-    twentieth of a fit and one product over 64 examples; nothing in memory.
+    twentieth of a fit and two products over 64 examples, or over more where there are few vectors; nothing in memory.
 
     Args:
         problem: What will be fitted or differentiated.
@@ -42,9 +45,10 @@ def predict(problem: Problem, run: Run, cost: Cost, *, products: Products | None
     if (run.folder is not None or run.allowed is not None) and (cost.fits or cost.gradients):
         pace = run.keep(f"pace/{problem.mark()}", lambda: _probe(problem))
         single, batched = float(cost.gradients), 0.0
-        each = np.nan if products is None else _product_pace(problem, run, products)
+        each, traced = (np.nan, np.nan) if products is None else _product_pace(problem, run, products)
         if products is not None and np.isfinite(each):
             single, batched = single - products.gradients, products.times * products.examples * each
+            batched += len(problem.train) * traced
         seconds = cost.fits * float(pace["fit"]) + single * float(pace["gradient"]) + batched
         cost = replace(cost, seconds=cost.seconds + (seconds if np.isfinite(seconds) else 0.0))
         if run.allowed is not None:
@@ -91,21 +95,33 @@ def _probe(problem: Problem) -> dict[str, np.ndarray]:
     return {"fit": np.array(fit), "gradient": np.array(_gradient_seconds(problem, model))}
 
 
-def _product_pace(problem: Problem, run: Run, products: Products) -> float:
-    """Seconds per example of a product with so many vectors; NaN where it cannot be found out on a few examples."""
+def _product_pace(problem: Problem, run: Run, products: Products) -> tuple[float, float]:
+    """Seconds per example of a product with so many vectors, and of the trace; NaN where they cannot be found out."""
     parameters = problem.learner.settings().get("parameters")
     if parameters and int(parameters) * products.vectors > _LARGEST_PROBE:
-        return np.nan
-    name = f"{products.curvature}-{products.precision}-{products.vectors}-{min(products.examples, _PRODUCT_ROWS)}"
-    key = f"pace/{problem.mark()}-products-{name}"
-    return float(run.keep(key, lambda: {"product": np.array(_product_seconds(problem, products))})["product"])
+        return np.nan, np.nan
+    name = f"{products.curvature}-{products.precision}-{products.vectors}-{_product_rows(products)}"
+    key = f"pace/{problem.mark()}-products-{name}{'-traced' if products.traced else ''}"
+    found = run.keep(key, lambda: {"product": np.array(_product_seconds(problem, products))})["product"]
+    return float(found[0]), float(found[1])
 
 
-def _product_seconds(problem: Problem, products: Products) -> float:
+def _product_rows(products: Products) -> int:
+    """How many examples a probed product is over.
+
+    What a product costs whatever its examples is most of it where one vector meets 64 of them: the time per example
+    would be several times of that over all.
+    """
+    wanted = _PRODUCT_ROWS * max(1, _PRODUCT_VECTORS // products.vectors)
+    affordable = int(products.times * products.examples) // _PRODUCT_SHARE
+    return min(products.examples, max(_PRODUCT_ROWS, min(wanted, affordable)))
+
+
+def _product_seconds(problem: Problem, products: Products) -> tuple[float, float]:
     # Imported here: linear models are fitted and differentiated without torch.
     from steelyard.collect.solving import probe_product
 
-    rows = min(products.examples, _PRODUCT_ROWS, len(problem.train))
+    rows = min(_product_rows(products), len(problem.train))
     few = Problem(
         problem.learner,
         problem.train.take(slice(0, rows)),
@@ -113,13 +129,19 @@ def _product_seconds(problem: Problem, products: Products) -> float:
         seed=problem.seed,
     )
     try:
-        work = probe_product(few, products)
-        work()  # what is decided once
-        started = time.perf_counter()
-        work()
+        product, trace = probe_product(few, products, min(rows, _PRODUCT_ROWS))
+        seconds = _second_time(product) / rows
+        traced = _second_time(trace) / min(rows, _PRODUCT_ROWS) if products.traced else 0.0
     except (FitError, CapabilityError, DataError, SettingError):
-        return np.nan
-    return (time.perf_counter() - started) / rows
+        return np.nan, np.nan
+    return seconds, traced
+
+
+def _second_time(work: Callable[[], object]) -> float:
+    work()  # what is decided once
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def _seconds_together(problem: Problem, part: Examples) -> float:

@@ -92,8 +92,8 @@ def metasmoothness(
         SettingError: If the step or the number of directions is not positive.
         CapabilityError: If the learner cannot replay its training.
 
-    Source: Engstrom et al. (2025), arXiv:2503.13751, definition 2. Deviation: directions are uniform signs, so that
-    no weight turns negative.
+    Source: Engstrom et al. (2025), arXiv:2503.13751, definition 2, eq. 6. Deviation: directions are uniform signs, so
+    that no weight turns negative.
     """
     if not (0 < step < 0.5 and directions >= 1):
         raise SettingError(

@@ -190,15 +190,22 @@ def mean_eigenvalue(system: System) -> float:
     """The mean eigenvalue of the curvature with its penalty, kept in the run folder; never negative."""
 
     def compute() -> dict[str, np.ndarray]:
-        probes = torch.cat([system.random(i, "trace") for i in range(_PROBES)])
-        return {"trace": np.array(system.curvature.trace(probes))}
+        return {"trace": np.array(system.curvature.trace(_trace_probes(system)))}
 
     trace = float(system.run.keep(f"{system.key}/trace", compute)["trace"])
     return max(0.0, trace / system.engine.size + system.decay)
 
 
-def probe_product(problem: Problem, products: Products) -> Callable[[], object]:
-    """A product of random vectors with the curvature of a problem, to be timed; opens the system.
+def _trace_probes(system: System) -> Float[Tensor, "probe param"]:
+    return torch.cat([system.random(number, "trace") for number in range(_PROBES)])
+
+
+def probe_product(
+    problem: Problem, products: Products, few: int
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """A product of random vectors with the curvature of a problem, and its trace over the first few examples.
+
+    Both are to be timed; opens the system.
 
     Raises:
         CapabilityError: If there is no such product.
@@ -211,7 +218,11 @@ def probe_product(problem: Problem, products: Products) -> Callable[[], object]:
         precision=cast(Precision, products.precision),
     )
     vectors = torch.cat([system.random(number, "probe") for number in range(products.vectors)])
-    return lambda: system.curvature(vectors)
+
+    def trace() -> float:
+        return system.curvature.of(np.arange(few)).trace(_trace_probes(system))
+
+    return lambda: system.curvature(vectors), trace
 
 
 def training_damping(problem: Problem, fitted: Fitted) -> tuple[float, str]:

@@ -4,8 +4,9 @@ With G the gradient matrix of an example at a layer and F the mean of ``vec(G) v
 ``F ~ L kron R / scale``:
 
 * K-FAC: means of ``g g^T`` and ``a a^T`` apart; right where inputs and output gradients are independent.
-* tK-FAC (Gao et al. 2021, "A Trace-restricted Kronecker-Factored Approximation to Natural Gradient"):
-  ``L = E[|a|^2 g g^T]``, ``R = E[|g|^2 a a^T]``, divided by ``E[|a|^2 |g|^2]``; the trace of F is kept exactly.
+* tK-FAC (Gao et al. 2021, "A Trace-restricted Kronecker-Factored Approximation to Natural Gradient", theorem
+  4.1, eq. 4.4 to 4.6): ``L = E[|a|^2 g g^T]``, ``R = E[|g|^2 a a^T]``, divided by ``E[|a|^2 |g|^2]``; the trace of F
+  is kept exactly.
 * Shampoo (Gupta et al. 2018, "Shampoo: Preconditioned Stochastic Tensor Optimization", algorithm 1): ``L = E[G G^T]``,
   ``R = E[G^T G]``, divided by their common trace. This square of Shampoo's preconditioner is one step of the power
   iteration for the closest Kronecker product (Morwani et al. 2024, "A New Perspective on Shampoo's Preconditioner",

@@ -1,9 +1,9 @@
 """K-FAC and EK-FAC: the Fisher or Gauss-Newton matrix of each block in a Kronecker eigenbasis.
 
-Sources: Martens & Grosse (2015), "Optimizing Neural Networks with Kronecker-factored Approximate Curvature";
-George et al. (2018), "Fast Approximate Natural Gradient Descent in a Kronecker-factored Eigenbasis", eq. 9 for the
-corrected eigenvalues; Grosse et al. (2023), "Studying Large Language Model Generalization with Influence
-Functions", section 3.2.
+Sources: Martens & Grosse (2015), "Optimizing Neural Networks with Kronecker-factored Approximate Curvature",
+section 3.1, eq. 2; George et al. (2018), "Fast Approximate Natural Gradient Descent in a Kronecker-factored
+Eigenbasis", section 3.2 and theorem 2 for the corrected eigenvalues; Grosse et al. (2023), "Studying Large Language
+Model Generalization with Influence Functions", eq. 16, 18 and 20.
 
 Deviations. The bias is part of the layer as a last input column of ones, so its coupling with the weights is
 exact. Positions whose output gradient is zero (padding) are left out of the input covariance. Embeddings have a
@@ -148,6 +148,8 @@ def fit_bases(captured: Captured, family: Family = "kfac") -> dict[str, np.ndarr
 
     Returns:
         Arrays ``<block>|left``, ``<block>|right`` and ``<block>|<family>`` (eigenvalues of the Kronecker product).
+
+    Source: Grosse et al. (2023), eq. 16 and 18.
     """
     moments: dict[str, Moments] = {}
     add_batch = accumulate(family)
@@ -199,6 +201,8 @@ def fit_eigenvalues(
 
     Returns:
         Arrays ``<block>|e<family>``.
+
+    Source: Grosse et al. (2023), eq. 20; George et al. (2018), theorem 2.
     """
     found = mean_squares(captured, eigen_blocks(bases, family))
     return {f"{name}|e{family}": squares for name, squares in found.items()}

@@ -93,6 +93,8 @@ def adam_direction(
         state: For step, betas and eps.
         first: ``state.first`` by block, from :func:`in_blocks`.
         second: ``state.second`` by block.
+
+    Source: Kingma & Ba (2015), algorithm 1; as Gamma of Xia et al. (2024), definition 3.1.
     """
     (beta1, beta2), after = state.betas, state.step + 1
 

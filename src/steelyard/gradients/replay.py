@@ -6,8 +6,8 @@ forward run keeps every k-th, and each stretch between two is run again on the w
 with k = sqrt(T) that is two square roots of T states in memory and one more training in time). All queries go back
 together: one graph of the gradient per step, through which their cotangents are pulled in one vectorised pass.
 
-Sources: Engstrom et al. (2025), "Optimizing ML Training with Metagradient Descent", arXiv:2503.13751, section 3
-(REPLAY, the step-wise reverse pass) and definition 2 (metasmoothness); Ilyas & Engstrom (2025), "MAGIC: Near-Optimal
+Sources: Engstrom et al. (2025), "Optimizing ML Training with Metagradient Descent", arXiv:2503.13751, section
+2.3 (REPLAY) and definition 2 with eq. 6 (metasmoothness); Ilyas & Engstrom (2025), "MAGIC: Near-Optimal
 Data Attribution for Deep Learning", arXiv:2504.16430, which uses it with data weights as the metaparameters.
 
 Deviations: states are kept at even distances instead of in a lazy k-ary tree (one recomputation instead of
@@ -191,7 +191,7 @@ def metagradients(
     Raises:
         NumericsError: If a derivative is not finite, naming the step.
 
-    Source: Engstrom et al. (2025), arXiv:2503.13751, algorithm 1.
+    Source: Engstrom et al. (2025), arXiv:2503.13751, section 2.3.
     """
     cotangent = training.end(gradients)
     total = np.zeros((len(gradients), training.examples))

@@ -4,9 +4,9 @@
 * LiSSA (Agarwal et al. 2017, "Second-Order Stochastic Optimization for Machine Learning in Linear Time", eq. 9;
   Koh & Liang 2017, section 3): a Neumann series over minibatches.
 * ASTRA (Wang et al. 2025, "Better Training Data Attribution via Better Inverse Hessian-Vector Products",
-  arXiv:2507.14740): the same series, preconditioned. Deviation: the iterates of the second half are averaged
-  (Polyak & Juditsky 1992) instead of tuning a schedule of step sizes, and the step size comes from the largest
-  eigenvalue of the preconditioned curvature, not from the user.
+  arXiv:2507.14740, section 3, eq. 9): the same series, preconditioned. Deviation: the iterates of the second half
+  are averaged (Polyak & Juditsky 1992) instead of tuning a schedule of step sizes, and the step size comes from the
+  largest eigenvalue of the preconditioned curvature, not from the user.
 * Arnoldi (Schioppa et al. 2021, "Scaling Up Influence Functions", arXiv:2112.03052, section 3.2): largest eigenpairs.
   Deviation: for a symmetric matrix the iteration is Lanczos'; the basis is orthogonalised twice against all of
   itself, because in floating point Lanczos loses orthogonality and then finds eigenvalues twice.
@@ -159,6 +159,8 @@ def stochastic_neumann(  # noqa: PLR0913 - system, preconditioner, start, schedu
 
     Raises:
         NumericsError: If the iterates grow beyond ``longest``.
+
+    Source: Agarwal et al. (2017), eq. 9; Wang et al. (2025), eq. 9.
     """
     x, total = start.clone(), torch.zeros_like(start)
     bound = longest * _lengths(right)
@@ -213,6 +215,8 @@ def lanczos(
         steps: Dimension of the Krylov space; no more than there are parameters.
         rank: How many pairs to keep; those with eigenvalues that are not positive are dropped.
         told: Called once per step.
+
+    Source: Schioppa et al. (2021), section 3.2.
     """
     width = start(0).shape[1]
     steps = min(steps, width)
@@ -261,6 +265,8 @@ def nystrom(apply: Apply, sketch: Float[Tensor, "vector param"]) -> Pairs:
     Args:
         apply: Products with a symmetric, positive semi-definite matrix.
         sketch: Orthonormal rows: random directions, or unit vectors for drawn columns.
+
+    Source: Hataya & Yamada (2023), eq. 6; Frangella, Tropp & Udell (2021), algorithm 2.1.
     """
     columns = apply(sketch)
     core = columns @ sketch.T

@@ -90,6 +90,8 @@ def sparse_projector(
         shape: Rows and columns of the block's gradient matrix.
         name: Name of the block; decides entries and signs together with the seed.
         like: A tensor of the device and number type to use.
+
+    Source: Hu et al. (2025), section 3.
     """
     rows, columns = shape
     if rows * columns <= projection.dimension:

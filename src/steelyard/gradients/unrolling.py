@@ -8,9 +8,9 @@ Adaptive optimisers precondition by a diagonal P, so P H takes the place of H: `
 ``K = P^(1/2) H P^(1/2)``, whose eigenvalues the same functions apply to.
 
 Source: Bae et al. (2024), "Training Data Attribution via Approximate Unrolled Differentiation", arXiv:2405.12186,
-section 3.2 and the appendix on preconditioned optimisers. Deviations: K itself is factored (Kronecker eigenbases of
-preconditioned gradients, eigenvalues corrected), where the paper takes a diagonal Hessian for the exponential and
-EK-FAC for the inverse; ``eta K`` is the sum of the scheduled learning rates.
+section 3.2, eq. 16, and appendix D on preconditioned optimisers. Deviations: K itself is factored (Kronecker
+eigenbases of preconditioned gradients, eigenvalues corrected), where the paper takes a diagonal Hessian for the
+exponential and EK-FAC for the inverse; ``eta K`` is the sum of the scheduled learning rates.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -100,6 +100,8 @@ def unrolled(
         segments: In the order of training.
         name: Of the block.
         matrices: Query gradients of the block, at the end of training.
+
+    Source: Bae et al. (2024), section 3.2; eq. 16 for what is carried on.
     """
     for segment in reversed(segments):
         yield segment.respond(name, matrices)

@@ -15,13 +15,11 @@ from steelyard.errors import CapabilityError, ModelError, SettingError
 from steelyard.learners import torch_checks as checks
 from steelyard.learners.last_layer import LastLayer
 from steelyard.learners.recipes import (
-    AdamW,
     Recipe,
     last_recipe,
     penalty,
     recipe_settings,
     shortened,
-    stages_of,
 )
 from steelyard.learners.torch_batches import (
     Layout,
@@ -34,10 +32,11 @@ from steelyard.learners.torch_batches import (
 )
 from steelyard.learners.torch_course import Course, Reweigh, stage_members
 from steelyard.learners.torch_embedding import embeddings
+from steelyard.learners.torch_evaluation import evaluated, forget, whole_hessian
 from steelyard.learners.torch_functions import Functions
 from steelyard.learners.torch_last_layer import linear_layer
 from steelyard.learners.torch_losses import Batch, Loss, NamedLoss, resolve_loss, resolve_measure
-from steelyard.learners.torch_spans import Span, spans
+from steelyard.learners.torch_spans import Span, spans, states
 from steelyard.learners.torch_stacked import Stack, measure_stack
 from steelyard.learners.torch_start import Start, check_resettable, origin_of, wider
 from steelyard.learners.torch_state import check_state, checksum, dump, function_name, restore
@@ -190,22 +189,15 @@ class Torch:
         fresh = not self._trained and self._origin.start != "given"
         notes = checks.check_several_classes(train, refuse=fresh) if self._functions.kind == "class" else ()
         model = self._begin().eval()
-        for what, function, examples in (
-            ("loss", self.loss_function, train),
-            ("measurement", self.measurement_function, require_examples(query)),
-        ):
-            rows = checks.few(examples)
-            batch = self._table(examples).batch(rows)
-            checks.check_function(what, function, model, batch, examples.take(rows))
+        checks.check_few("loss", self.loss_function, model, train, self._table)
+        checks.check_few(
+            "measurement", self.measurement_function, model, require_examples(query), self._table
+        )
         notes += checks.describe_modules(self._net, trains=self._recipe is not None)
         if layout.classes is not None and self._classes is None and self._trained:
             numbered = ", ".join(f"{name} = {k}" for k, name in enumerate(layout.classes[:8]))
             notes += (f"text labels were numbered in sorted order ({numbered}); classes=... says otherwise.",)
-        if isinstance(self._recipe, Recipe) and any(
-            isinstance(stage.recipe, AdamW) and stage.recipe.weight_decay for stage in stages_of(self._recipe)
-        ):
-            notes += ("AdamW's weight decay is no term of the training loss; curvature leaves it out.",)
-        return notes
+        return notes + checks.describe_decay(self._recipe)
 
     def fit(self, examples: Examples, weights: np.ndarray | None = None, seed: int = 0) -> TorchFitted:
         """Train from the start. An example of weight 0 is absent: it does not even change the batch order.
@@ -391,16 +383,7 @@ class Torch:
         Raises:
             CapabilityError: If the training is not known: the model came trained or from the user's own fit.
         """
-        if fitted.learning_rate == 0:
-            raise CapabilityError(
-                "the training of this model is not known: it came trained, or from your own fit.",
-                fix="let the learner train it: recipe=SGD(..., checkpoints=5) without trained=True.",
-            )
-        if not fitted.checkpoints:
-            yield fitted, fitted.learning_rate
-        for point in fitted.checkpoints:
-            model = replace(fitted, parameters=point.parameters, checkpoints=(), moments=point.moments)
-            yield model, point.learning_rate
+        return states(fitted)
 
     def spans(self, fitted: TorchFitted, examples: Examples) -> Sequence[Span]:
         """The training behind a fitted model: every kept state with what happened since the one before.
@@ -535,12 +518,7 @@ class Torch:
         Raises:
             CapabilityError: If the loss's curvature in the outputs is not known.
         """
-        from steelyard.gradients.dense import gauss_newton
-
-        own = examples.weights() if weights is None else np.ones(len(examples))
-        rows, kept = present(own, weights)
-        chosen = examples if len(rows) == len(examples) else examples.take(rows)
-        return gauss_newton(self, fitted, chosen, kept, decay=self.regularisation(fitted))
+        return whole_hessian(self, fitted, examples, weights)
 
     def regularisation(self, fitted: TorchFitted) -> float:
         """Coefficient of ``|parameters|² / 2`` in the mean loss of the last stage; AdamW's decay is no such term."""
@@ -558,7 +536,7 @@ class Torch:
             module = copy.deepcopy(self._net)
             module.load_state_dict(fitted.parameters)
         self._modules[fitted] = module
-        _forget(self._modules)
+        forget(self._modules, _REMEMBERED)
         return module.eval()
 
     def batches(self, examples: Examples, size: int) -> Iterator[Batch]:
@@ -654,7 +632,7 @@ class Torch:
                 take = replace(take, outputs=self._outputs_of(examples.take(slice(0, 1)), layout, take))
             table = tabulate(examples, layout, take)
         self._tables[examples] = table
-        _forget(self._tables)
+        forget(self._tables, _REMEMBERED)
         return table
 
     def _take(self) -> Take:
@@ -673,12 +651,4 @@ class Torch:
     def _evaluate(
         self, fitted: TorchFitted, examples: Examples, function: Callable[[nn.Module, Batch], Tensor]
     ) -> Tensor:
-        model = self.load(fitted)
-        with torch.no_grad():
-            parts = [function(model, batch) for batch in self.batches(examples, _EVALUATED)]
-        return torch.cat(parts).to(device="cpu", dtype=torch.float64)
-
-
-def _forget(kept: "WeakKeyDictionary[Any, Any]") -> None:
-    while len(kept) > _REMEMBERED:
-        kept.pop(next(iter(kept.keys())), None)
+        return evaluated(function, self.load(fitted), self.batches(examples, _EVALUATED))

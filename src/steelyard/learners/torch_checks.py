@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from steelyard.data import check_classes
 from steelyard.errors import ModelError
+from steelyard.learners.recipes import AdamW, Recipe, stages_of
+from steelyard.learners.torch_course import Table
 from steelyard.learners.torch_losses import Batch
 from steelyard.records import Examples
 
@@ -98,6 +100,30 @@ def tied(net: nn.Module) -> list[list[str]]:
     for name, parameter in net.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     return [found for found in names.values() if len(found) > 1]
+
+
+def describe_decay(recipe: object) -> tuple[str, ...]:
+    """A note on weight decay that is no term of the loss, if a stage of the recipe has it."""
+    stages = stages_of(recipe) if isinstance(recipe, Recipe) else ()
+    if any(isinstance(stage.recipe, AdamW) and stage.recipe.weight_decay for stage in stages):
+        return ("AdamW's weight decay is no term of the training loss; curvature leaves it out.",)
+    return ()
+
+
+def check_few(
+    what: str, function: Function, model: nn.Module, examples: Examples, table: Callable[[Examples], Table]
+) -> None:
+    """:func:`check_function` on a few of the examples.
+
+    Args:
+        what: ``"loss"`` or ``"measurement"``, for the error.
+        function: ``(model, batch) -> [batch]``.
+        model: In evaluation mode.
+        examples: All of them.
+        table: Examples as tensors.
+    """
+    rows = few(examples)
+    check_function(what, function, model, table(examples).batch(rows), examples.take(rows))
 
 
 def check_function(what: str, function: Function, model: nn.Module, batch: Batch, examples: Examples) -> None:

@@ -1,6 +1,6 @@
 """A training as the states that were kept of it, each with what happened since the one before."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Int
 from steelyard.errors import CapabilityError
 from steelyard.learners.recipes import Recipe, Single, stages_of
 from steelyard.learners.torch_course import stage_members
-from steelyard.learners.torch_training import TorchFitted, present
+from steelyard.learners.torch_training import Checkpoint, TorchFitted, present
 from steelyard.records import Examples
 
 
@@ -44,10 +44,7 @@ def spans(fitted: TorchFitted, recipe: object, examples: Examples) -> Sequence[S
         CapabilityError: If the training is not known.
     """
     if not isinstance(recipe, Recipe) or fitted.learning_rate == 0:
-        raise CapabilityError(
-            "the training of this model is not known: it came trained, or from your own fit.",
-            fix="let the learner train it: recipe=SGD(..., checkpoints=6) without trained=True.",
-        )
+        raise _unknown()
     stages = stages_of(recipe)
     rows, _ = present(examples.weights(), None)
     members = stage_members(recipe, examples, rows)
@@ -56,7 +53,7 @@ def spans(fitted: TorchFitted, recipe: object, examples: Examples) -> Sequence[S
         return [Span(fitted, 0, fitted.learning_rate, stages[0].recipe, taken[0])]
     return [
         Span(
-            replace(fitted, parameters=point.parameters, checkpoints=(), moments=point.moments),
+            _state(fitted, point),
             point.stage,
             point.learning_rate,
             stages[point.stage].recipe,
@@ -64,3 +61,30 @@ def spans(fitted: TorchFitted, recipe: object, examples: Examples) -> Sequence[S
         )
         for point in fitted.checkpoints
     ]
+
+
+def states(fitted: TorchFitted) -> Iterator[tuple[TorchFitted, float]]:
+    """Fitted models along a training, each with the sum of learning rates since the one before.
+
+    Where none were kept, the final model with the learning rates of the whole training.
+
+    Raises:
+        CapabilityError: If the training is not known.
+    """
+    if fitted.learning_rate == 0:
+        raise _unknown()
+    if not fitted.checkpoints:
+        yield fitted, fitted.learning_rate
+    for point in fitted.checkpoints:
+        yield _state(fitted, point), point.learning_rate
+
+
+def _state(fitted: TorchFitted, point: Checkpoint) -> TorchFitted:
+    return replace(fitted, parameters=point.parameters, checkpoints=(), moments=point.moments)
+
+
+def _unknown() -> CapabilityError:
+    return CapabilityError(
+        "the training of this model is not known: it came trained, or from your own fit.",
+        fix="let the learner train it: recipe=SGD(..., checkpoints=6), or AdamW, without trained=True.",
+    )

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from steelyard.errors import CapabilityError, FitError, SettingError
 from steelyard.learners import torch_checks as checks
-from steelyard.learners.recipes import AdamW, Recipe, last_recipe, penalty, recipe_settings, stages_of
+from steelyard.learners.recipes import Recipe, last_recipe, penalty, recipe_settings
 from steelyard.learners.torch_batches import require_examples
 from steelyard.learners.torch_course import Course, stage_members
+from steelyard.learners.torch_evaluation import evaluated, forget, whole_hessian
 from steelyard.learners.torch_losses import Batch
-from steelyard.learners.torch_spans import Span, spans
+from steelyard.learners.torch_spans import Span, spans, states
 from steelyard.learners.torch_state import checksum, dump, function_name, restore
 from steelyard.learners.torch_steps import Moments
 from steelyard.learners.torch_training import TorchFitted, known_moments, present, train
@@ -224,20 +225,13 @@ class Transformers:
             self.measure(given, query)
         notes += self._notes
         model = filled(self._net, trainable(self._net))
-        for what, function, examples in (
-            ("loss", self.loss_function, train),
-            ("measurement", self.measurement_function, query),
-        ):
-            rows = checks.few(examples)
-            batch = self._table(examples).batch(rows)
-            checks.check_function(what, self._comparable(function), model, batch, examples.take(rows))
+        loss, measured = self._comparable(self.loss_function), self._comparable(self.measurement_function)
+        checks.check_few("loss", loss, model, train, self._table)
+        checks.check_few("measurement", measured, model, query, self._table)
         notes += checks.describe_modules(self._net, trains=self._recipe is not None)
         if self._functions.lower is not None:
             notes += (self._functions.lower.note(),)
-        stages = () if self._recipe is None else stages_of(self._recipe)
-        if any(isinstance(stage.recipe, AdamW) and stage.recipe.weight_decay for stage in stages):
-            notes += ("AdamW's weight decay is no term of the training loss; curvature leaves it out.",)
-        return notes
+        return notes + checks.describe_decay(self._recipe)
 
     def fit(self, examples: Examples, weights: np.ndarray | None = None, seed: int = 0) -> TorchFitted:
         """Fine-tune from the start. An example of weight 0 is absent: it does not even change the batch order.
@@ -308,16 +302,7 @@ class Transformers:
         Raises:
             CapabilityError: If the training is not known: the model came trained.
         """
-        if fitted.learning_rate == 0:
-            raise CapabilityError(
-                "the training of this model is not known: it came trained.",
-                fix="let the learner train it: recipe=AdamW(..., checkpoints=5) without trained=True.",
-            )
-        if not fitted.checkpoints:
-            yield fitted, fitted.learning_rate
-        for point in fitted.checkpoints:
-            model = replace(fitted, parameters=point.parameters, checkpoints=(), moments=point.moments)
-            yield model, point.learning_rate
+        return states(fitted)
 
     def spans(self, fitted: TorchFitted, examples: Examples) -> Sequence[Span]:
         """The training behind a fitted model: every kept state with what happened since the one before.
@@ -384,12 +369,7 @@ class Transformers:
         Raises:
             SettingError: If more than 20,000 parameters are trained.
         """
-        from steelyard.gradients.dense import gauss_newton
-
-        own = examples.weights() if weights is None else np.ones(len(examples))
-        rows, kept = present(own, weights)
-        chosen = examples if len(rows) == len(examples) else examples.take(rows)
-        return gauss_newton(self, fitted, chosen, kept, decay=self.regularisation(fitted))
+        return whole_hessian(self, fitted, examples, weights)
 
     def regularisation(self, fitted: TorchFitted) -> float:
         """Coefficient of ``|parameters|² / 2`` in the mean loss; AdamW's decoupled decay is no such term."""
@@ -406,7 +386,7 @@ class Transformers:
             module = filled(self._net, fitted.parameters)
         self._modules[fitted] = module
         size = sum(value.numel() for value in fitted.parameters.values())
-        _forget(self._modules, 1 if size >= _LARGE else _REMEMBERED)
+        forget(self._modules, 1 if size >= _LARGE else _REMEMBERED)
         return module.eval()
 
     def batches(self, examples: Examples, size: int) -> Iterator[Batch]:
@@ -498,7 +478,7 @@ class Transformers:
             device = device_of(self._net)
             table = TokenTable(examples.ids, encoded, classes, self._padding, device, extra, self._shorten)
         self._tables[examples] = table
-        _forget(self._tables, _REMEMBERED)
+        forget(self._tables, _REMEMBERED)
         return table
 
     def _shorten(self, batch: dict[str, Tensor]) -> None:
@@ -526,10 +506,7 @@ class Transformers:
     def _evaluate(
         self, fitted: TorchFitted, examples: Examples, function: Callable[[nn.Module, Batch], Tensor]
     ) -> Tensor:
-        model = self.load(fitted)
-        with torch.no_grad():
-            parts = [function(model, batch) for batch in self.batches(examples, _EVALUATED)]
-        found = torch.cat(parts).to(device="cpu", dtype=torch.float64)
+        found = evaluated(function, self.load(fitted), self.batches(examples, _EVALUATED))
         bad = (~torch.isfinite(found)).nonzero()
         if len(bad) and is_half(self._net):
             example = str(examples.ids[int(bad[0, 0])])
@@ -546,8 +523,3 @@ class Transformers:
         self._tables.clear()
         self._dtype = f"{name}, because {reason}"
         self._notes += (f"{reason}: everything is computed in {name} instead.",)
-
-
-def _forget(kept: "WeakKeyDictionary[Any, Any]", most: int) -> None:
-    while len(kept) > most:
-        kept.pop(next(iter(kept.keys())), None)

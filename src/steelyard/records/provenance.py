@@ -63,6 +63,7 @@ class Products:
         vectors: How many are multiplied at once.
         curvature: As the method is told.
         precision: As the method is told.
+        traced: Whether the curvature's trace is wanted as well, for an automatic damping.
     """
 
     times: float | int
@@ -70,6 +71,7 @@ class Products:
     vectors: int
     curvature: str = "auto"
     precision: str = "auto"
+    traced: bool = False
 
     @property
     def gradients(self) -> float:

@@ -39,6 +39,8 @@ class GaussNewton:
             form whose curvature is well conditioned (reciprocal condition number above 1e-8, as with a
             penalty); else a tenth of the mean eigenvalue, because a network is rarely trained to its optimum,
             where alone undamped influence means something.
+
+    Source: Koh & Liang (2017), section 2.1, eq. 2; Schraudolph (2002), eq. 5, for the Gauss-Newton matrix.
     """
 
     damping: float | int | Literal["auto"] = "auto"

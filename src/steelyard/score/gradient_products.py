@@ -13,16 +13,16 @@ from steelyard.collect.gradients import (
     gradients_at,
     open_gradients,
     products_and_lengths,
-    queries_within_memory,
     split_products,
     training_products,
 )
 from steelyard.gradients.parts import By, Split
 from steelyard.learners.recipes import Adam, AdamW
 from steelyard.problem import HasCheckpoints, HasGradients, HasSpans, Problem, require
-from steelyard.records import Cost, Scores
+from steelyard.records import Cost
 from steelyard.run import Run
-from steelyard.score.driver import MethodCard, score_pairs
+from steelyard.score.driver import MethodCard
+from steelyard.score.influence import measured_unit, score_all, whole_queries
 
 _INSTEAD = "leave_one_out, knn_shapley or embedding_cosine"
 
@@ -40,6 +40,22 @@ class Sided:
     side: Any
 
 
+def _similarity(method: object, problem: Problem) -> str:
+    """A similarity."""
+    return "rank"
+
+
+def _one_gradient_each(method: object, problem: Problem) -> Cost:
+    """One gradient per example and query."""
+    return Cost(gradients=len(problem.train) + len(problem.query))
+
+
+def _sided(problem: Problem, run: Run, *, method: str, unit_norm: bool) -> Sided:
+    fitted = open_gradients(problem, run, method=method, instead=_INSTEAD)
+    run.spend(gradients=len(problem.query))
+    return Sided(fitted, fitted.gradients.prepare(problem.query, unit_norm=unit_norm))
+
+
 @dataclass(frozen=True)
 class GradDot:
     """``g_q^T g_i``: the first-order change of the query's measurement under one plain gradient step on i.
@@ -55,28 +71,14 @@ class GradDot:
         cost="n + q gradients",
         good_for="a first look in the time of one epoch; large-gradient examples dominate",
     )
-
-    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
-        return score_pairs(self, problem, run)
-
-    def unit(self, problem: Problem) -> str:
-        """A similarity."""
-        return "rank"
-
-    def predict(self, problem: Problem) -> Cost:
-        """One gradient per example and query."""
-        return Cost(gradients=len(problem.train) + len(problem.query))
-
-    def queries_at_once(self, problem: Problem) -> int:
-        """As many as keep the query side near 1 GiB."""
-        return queries_within_memory(problem)
+    __call__ = score_all
+    unit = _similarity
+    predict = _one_gradient_each
+    queries_at_once = whole_queries
 
     def prepare(self, problem: Problem, run: Run) -> Sided:
         """Query gradients at the explained model."""
-        fitted = open_gradients(problem, run, method="GradDot", instead=_INSTEAD)
-        run.spend(gradients=len(problem.query))
-        return Sided(fitted, fitted.gradients.prepare(problem.query))
+        return _sided(problem, run, method="GradDot", unit_norm=False)
 
     def score(self, problem: Problem, state: Sided, rows: slice) -> Float[np.ndarray, "row query"]:
         """Dot products of these rows, times their training weights."""
@@ -100,28 +102,14 @@ class GradCos:
         cost="n + q gradients, norms from the factors",
         good_for="similar examples in the model's eyes, without the pull of large gradients",
     )
-
-    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
-        return score_pairs(self, problem, run)
-
-    def unit(self, problem: Problem) -> str:
-        """A similarity."""
-        return "rank"
-
-    def predict(self, problem: Problem) -> Cost:
-        """One gradient per example and query."""
-        return Cost(gradients=len(problem.train) + len(problem.query))
-
-    def queries_at_once(self, problem: Problem) -> int:
-        """As many as keep the query side near 1 GiB."""
-        return queries_within_memory(problem)
+    __call__ = score_all
+    unit = _similarity
+    predict = _one_gradient_each
+    queries_at_once = whole_queries
 
     def prepare(self, problem: Problem, run: Run) -> Sided:
         """Query gradients of length one."""
-        fitted = open_gradients(problem, run, method="GradCos", instead=_INSTEAD)
-        run.spend(gradients=len(problem.query))
-        return Sided(fitted, fitted.gradients.prepare(problem.query, unit_norm=True))
+        return _sided(problem, run, method="GradCos", unit_norm=True)
 
     def score(self, problem: Problem, state: Sided, rows: slice) -> Float[np.ndarray, "row query"]:
         """Cosines of these rows; an example without gradient gets 0."""
@@ -172,18 +160,9 @@ class TracIn:
         cost="(n + q) gradients per checkpoint",
         good_for="how training got there, not only where it ended",
     )
-
-    def __call__(self, problem: Problem, run: Run | None = None) -> Scores:
-        """Score every training example for every query."""
-        return score_pairs(self, problem, run)
-
-    def unit(self, problem: Problem) -> str:
-        """The measurement's."""
-        return problem.learner.measurement.unit
-
-    def queries_at_once(self, problem: Problem) -> int:
-        """As many as keep the query side near 1 GiB."""
-        return queries_within_memory(problem)
+    __call__ = score_all
+    unit = measured_unit
+    queries_at_once = whole_queries
 
     def prepare(self, problem: Problem, run: Run) -> Trajectory:
         """Query gradients at every checkpoint.

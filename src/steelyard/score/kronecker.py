@@ -40,7 +40,8 @@ class KFAC:
             queries fit into memory; None keeps all. What is lost, as a share of the gradient's length, is in the
             record (``rank_lost_mean``, ``rank_lost_most``).
 
-    Source: Martens & Grosse (2015); Grosse et al. (2023), section 3.2, and 3.2.2 for the rank.
+    Source: Martens & Grosse (2015), section 3.1, eq. 2; Grosse et al. (2023), eq. 16 and 18, and section 3.2.2 for the
+    rank.
     """
 
     damping: Damping = "auto"
@@ -83,7 +84,7 @@ class EKFAC:
         rank: As in ``KFAC``.
 
     Source: Grosse et al. (2023), "Studying Large Language Model Generalization with Influence Functions", eq. 16
-    to 20; George et al. (2018), eq. 9.
+    (factors), 18 (eigenbasis) and 20 (corrected eigenvalues); George et al. (2018), section 3.2 and theorem 2.
     """
 
     damping: Damping = "auto"
@@ -124,7 +125,8 @@ class TKFAC:
         damping: As in ``KFAC``.
         fisher: As in ``KFAC``.
 
-    Source: Gao et al. (2021), "A Trace-restricted Kronecker-Factored Approximation to Natural Gradient".
+    Source: Gao et al. (2021), "A Trace-restricted Kronecker-Factored Approximation to Natural Gradient", theorem 4.1,
+    eq. 4.4 to 4.6.
     """
 
     damping: Damping = "auto"
@@ -164,7 +166,8 @@ class Shampoo:
             ``"product"``: those of the two factors over their trace; ``"root"``: their square roots, which are
             Shampoo's own exponents as an optimiser.
 
-    Source: Gupta et al. (2018), algorithm 1; Morwani et al. (2024), section 3; George et al. (2018), eq. 9.
+    Source: Gupta et al. (2018), algorithm 1; Morwani et al. (2024), section 3; George et al. (2018), section
+    3.2 and theorem 2.
     """
 
     damping: Damping = "auto"

@@ -45,8 +45,8 @@ class LoGra:
     layers, which the paper leaves out, take part: projected at random, vectors together in one part.
 
     Source: Choe et al. (2024), "What is Your Data Worth to GPT? LLM-Scale Data Valuation with Influence Functions",
-    section 3 for the projection and its initialisation; Barshan et al. (2020), "RelatIF: Identifying Explanatory
-    Training Examples via Relative Influence", for l-RelatIF.
+    eq. 6 for the projection, section 3.2 for its initialisation; Barshan et al. (2020), "RelatIF: Identifying
+    Explanatory Training Examples via Relative Influence", for l-RelatIF.
     """
 
     rank: int = 16

@@ -49,8 +49,8 @@ class EKFACCG:
         batch_size: For ``"astra"``.
         precision: ``"model"``: the model's own number type; ``"auto"``: float64 up to two million parameters.
 
-    Source: Grosse et al. (2023), eq. 16 to 20, for the preconditioner; Wang et al. (2025), "Better Training Data
-    Attribution via Better Inverse Hessian-Vector Products", algorithm 1.
+    Source: Wang et al. (2025), "Better Training Data Attribution via Better Inverse Hessian-Vector Products", section
+    3 and eq. 9, for ASTRA; Grosse et al. (2023), eq. 16 to 20, for the preconditioner.
     """
 
     damping: float | int | Literal["heldout", "training", "blocks"] = "heldout"

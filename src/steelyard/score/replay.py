@@ -42,7 +42,7 @@ class Replay:
         directions: Random directions of that check.
 
     Source: Ilyas & Engstrom (2025), "MAGIC: Near-Optimal Data Attribution for Deep Learning", section 3; Engstrom et
-    al. (2025), "Optimizing ML Training with Metagradient Descent", algorithm 1 and definition 2.
+    al. (2025), "Optimizing ML Training with Metagradient Descent", section 2.3 (REPLAY) and definition 2, eq. 6.
     """
 
     check: Literal["metasmoothness", "none"] = "metasmoothness"

@@ -27,6 +27,12 @@ Precision = Literal["auto", "model", "float64"]
 Damping = float | int | Literal["auto", "heldout", "training"]
 
 
+def products_and_scores(method: Any, problem: Problem) -> Cost:
+    """All products with the curvature, and a gradient per example and query."""
+    products = method.products(problem)
+    return Cost(gradients=round(products.gradients) + len(problem.train) + len(problem.query))
+
+
 @dataclass(frozen=True)
 class CG:
     """Influence by conjugate gradient on the damped Gauss-Newton matrix.
@@ -42,7 +48,7 @@ class CG:
             curvature in the outputs is not known.
         precision: ``"model"``: the model's own number type; ``"auto"``: float64 up to two million parameters.
 
-    Source: Koh & Liang (2017), section 3; Martens (2010), "Deep Learning via Hessian-free Optimization".
+    Source: Koh & Liang (2017), eq. 2 and section 3; Martens (2010), "Deep Learning via Hessian-free Optimization".
     """
 
     damping: Damping = "auto"
@@ -62,20 +68,11 @@ class CG:
     resolved = as_resolved
     score = row_influence
     split = row_split
-
-    def predict(self, problem: Problem) -> Cost:
-        """All iterations, and the scores."""
-        return _cost(problem, self.products(problem))
+    predict = products_and_scores
 
     def products(self, problem: Problem) -> Products:
         """One over all examples per iteration and lot of queries."""
-        return solver_products(
-            problem,
-            self.iterations,
-            len(problem.train),
-            curvature=self.curvature,
-            precision=self.precision,
-        )
+        return _per_lot(problem, self, self.iterations, len(problem.train))
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Solve for every query."""
@@ -132,19 +129,12 @@ class LiSSA:
     resolved = as_resolved
     score = row_influence
     split = row_split
-
-    def predict(self, problem: Problem) -> Cost:
-        """All terms, and the scores."""
-        return _cost(problem, self.products(problem))
+    predict = products_and_scores
 
     def products(self, problem: Problem) -> Products:
         """One over a minibatch per term and lot of queries."""
-        return solver_products(
-            problem,
-            self.repeats * self.iterations,
-            min(self.batch_size, len(problem.train)),
-            curvature=self.curvature,
-            precision=self.precision,
+        return _per_lot(
+            problem, self, self.repeats * self.iterations, min(self.batch_size, len(problem.train))
         )
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
@@ -202,31 +192,28 @@ class Arnoldi:
     resolved = as_resolved
     score = row_influence
     split = row_split
-
-    def predict(self, problem: Problem) -> Cost:
-        """All steps, and the scores."""
-        return _cost(problem, self.products(problem))
+    predict = products_and_scores
 
     def products(self, problem: Problem) -> Products:
         """One of a single vector per step."""
-        steps = 2 * self.rank if self.steps == "auto" else self.steps
-        return Products(steps, len(problem.train), 1, self.curvature, self.precision)
+        return Products(
+            self._steps, len(problem.train), 1, self.curvature, self.precision, self.damping == "auto"
+        )
+
+    @property
+    def _steps(self) -> int:
+        return 2 * self.rank if self.steps == "auto" else self.steps
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Eigenpairs, and the query side with their inverse applied."""
-        from steelyard.collect.inverses import by_eigenpairs
-
-        return _taken(
-            by_eigenpairs(
-                _system(problem, run, self),
-                "arnoldi",
-                damping=self.damping,
-                rank=self.rank,
-                steps=2 * self.rank if self.steps == "auto" else self.steps,
-                start="gaussian",
-                complement=self.complement == "damping",
-                seed=self.seed,
-            )
+        return _low_rank(
+            problem,
+            run,
+            self,
+            "arnoldi",
+            self._steps,
+            start="gaussian",
+            complement=self.complement == "damping",
         )
 
 
@@ -265,31 +252,17 @@ class Nystrom:
     resolved = as_resolved
     score = row_influence
     split = row_split
-
-    def predict(self, problem: Problem) -> Cost:
-        """The sketch, and the scores."""
-        return _cost(problem, self.products(problem))
+    predict = products_and_scores
 
     def products(self, problem: Problem) -> Products:
         """One of the whole sketch."""
-        return Products(1, len(problem.train), self.rank, self.curvature, self.precision)
+        return Products(
+            1, len(problem.train), self.rank, self.curvature, self.precision, self.damping == "auto"
+        )
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
         """Eigenpairs, and the query side with their inverse applied."""
-        from steelyard.collect.inverses import by_eigenpairs
-
-        return _taken(
-            by_eigenpairs(
-                _system(problem, run, self),
-                "nystrom",
-                damping=self.damping,
-                rank=self.rank,
-                steps=0,
-                start=self.sketch,
-                complement=True,
-                seed=self.seed,
-            )
-        )
+        return _low_rank(problem, run, self, "nystrom", 0, start=self.sketch, complement=True)
 
 
 def _system(problem: Problem, run: Run, method: "CG | LiSSA | Arnoldi | Nystrom") -> Any:
@@ -304,5 +277,38 @@ def _taken(found: Any) -> Preconditioned:
     return Preconditioned(found.fitted, found.side, found.resolved)
 
 
-def _cost(problem: Problem, products: Products) -> Cost:
-    return Cost(gradients=round(products.gradients) + len(problem.train) + len(problem.query))
+def _low_rank(  # noqa: PLR0913 - what tells the two methods apart
+    problem: Problem,
+    run: Run,
+    method: "Arnoldi | Nystrom",
+    algorithm: Literal["arnoldi", "nystrom"],
+    steps: int,
+    *,
+    start: Literal["gaussian", "columns"],
+    complement: bool,
+) -> Preconditioned:
+    from steelyard.collect.inverses import by_eigenpairs
+
+    return _taken(
+        by_eigenpairs(
+            _system(problem, run, method),
+            algorithm,
+            damping=method.damping,
+            rank=method.rank,
+            steps=steps,
+            start=start,
+            complement=complement,
+            seed=method.seed,
+        )
+    )
+
+
+def _per_lot(problem: Problem, method: "CG | LiSSA", count: int, examples: int) -> Products:
+    return solver_products(
+        problem,
+        count,
+        examples,
+        curvature=method.curvature,
+        precision=method.precision,
+        traced=method.damping == "auto",
+    )

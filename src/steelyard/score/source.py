@@ -29,8 +29,9 @@ class SOURCE:
         curvature: ``"ekfac"``; ``"exact"`` for models of up to 20,000 parameters.
         fisher: As in :class:`EKFAC`.
 
-    Source: Bae et al. (2024), "Training Data Attribution via Approximate Unrolled Differentiation", section 3.2.
-    Deviations are in ``gradients/unrolling.py``; ensembles are the caller's.
+    Source: Bae et al. (2024), "Training Data Attribution via Approximate Unrolled Differentiation", section 3.2,
+    eq. 16 (what a segment leaves), and appendix D for momentum and Adam. Deviations are in
+    ``gradients/unrolling.py``; ensembles are the caller's.
     """
 
     segments: int = 3

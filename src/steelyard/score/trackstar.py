@@ -45,7 +45,7 @@ class TrackStar:
     names no damping. Embeddings and norm layers take part.
 
     Source: Chang et al. (2024), "Scalable Influence and Fact Tracing for Large Language Model Pretraining",
-    section 3.
+    section 3; appendix A.1.2 for the projection, A.1.3 for the mixing.
     """
 
     rank: int = 16

@@ -5,7 +5,7 @@ A row of ``UnTrac`` is a source of training examples, not an example: a dataset,
 
 import hashlib
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from steelyard.collect.fits import explained
 from steelyard.errors import DataError, SettingError
 from steelyard.problem import Problem
-from steelyard.records import Cost, Scores
+from steelyard.records import Cost, Examples, Scores
 from steelyard.run import Run, in_memory
 from steelyard.score.driver import MethodCard, begin, make_scores
 
@@ -73,11 +73,7 @@ class UnTrac:
         """
         run = run or in_memory()
         started = begin(self, problem, run)
-        names, members = sources(problem, self.column, method="UnTrac")
-        from steelyard.collect.sandbox import Sandbox  # torch, for those who have it
-
-        box = Sandbox(problem, explained(problem, run), run, method="UnTrac")
-        rate = rate_of(problem, self.rate)
+        names, members, box, rate = _opened(problem, run, self)
         before = box.measured(problem.query)
         values = np.empty((len(names), len(problem.query)))
         with run.progress("unlearning", len(names), unit="sources") as progress:
@@ -85,13 +81,7 @@ class UnTrac:
 
                 def forgotten(rows: np.ndarray = rows) -> dict[str, np.ndarray]:
                     with box.put_back():
-                        box.unlearn(
-                            problem.train.take(rows),
-                            epochs=self.epochs,
-                            rate=rate,
-                            size=self.batch_size,
-                            optimiser=self.optimiser,
-                        )
+                        _unlearn(box, self, problem.train.take(rows), rate, self.batch_size)
                         return {"values": box.measured(problem.query)}
 
                 key = _key(problem, (repr(self), rate, problem.train.ids[rows].tolist()))
@@ -160,17 +150,12 @@ class UnTracInv:
         """
         run = run or in_memory()
         started = begin(self, problem, run)
-        _, members = sources(problem, self.column, method="UnTracInv")
-        from steelyard.collect.sandbox import Sandbox  # torch, for those who have it
-
-        box = Sandbox(problem, explained(problem, run), run, method="UnTracInv")
-        rate = rate_of(problem, self.rate)
+        _, members, box, rate = _opened(problem, run, self)
 
         def forgotten() -> dict[str, np.ndarray]:
             before = box.losses(problem.train)
             with box.put_back():
-                size = self.batch_size or len(problem.query)
-                box.unlearn(problem.query, epochs=self.epochs, rate=rate, size=size, optimiser=self.optimiser)
+                _unlearn(box, self, problem.query, rate, self.batch_size or len(problem.query))
                 return {"values": box.losses(problem.train) - before}
 
         rises = np.asarray(run.keep(_key(problem, (repr(self), rate)), forgotten)["values"])
@@ -248,6 +233,22 @@ def by_source(
 ) -> Float[np.ndarray, "source query"]:
     """Sums of per-example scores over each source, to stand beside those of sources."""
     return np.stack([values[rows].sum(axis=0) for rows in members])
+
+
+def _opened(
+    problem: Problem, run: Run, method: UnTrac | UnTracInv
+) -> tuple[np.ndarray, list[np.ndarray], Any, float]:
+    # Sources with their rows, the explained model to unlearn from, and the learning rate.
+    name = type(method).__name__
+    names, members = sources(problem, method.column, method=name)
+    from steelyard.collect.sandbox import Sandbox  # torch, for those who have it
+
+    box = Sandbox(problem, explained(problem, run), run, method=name)
+    return names, members, box, rate_of(problem, method.rate)
+
+
+def _unlearn(box: Any, method: UnTrac | UnTracInv, examples: Examples, rate: float, size: int) -> None:
+    box.unlearn(examples, epochs=method.epochs, rate=rate, size=size, optimiser=method.optimiser)
 
 
 def _key(problem: Problem, facts: tuple[object, ...]) -> str:
