@@ -12,7 +12,7 @@ from steelyard.learners import Sklearn, Torch
 from steelyard.problem import Problem
 from steelyard.records import Cost, Products
 from steelyard.run import in_memory, open_run
-from steelyard.score import CG, EKFACCG, Arnoldi, LiSSA, Nystrom
+from steelyard.score import CG, EKFACCG, Arnoldi, GaussNewton, LiSSA, Nystrom
 from tests.problems import ridge_problem
 
 
@@ -150,3 +150,22 @@ def test_the_products_of_a_network_are_probed_and_those_of_a_linear_model_are_no
     seconds, traced = pace._product_seconds(network(50, 2), replace(products, traced=True))
     assert 0 < seconds < 1 and 0 < traced < 1
     assert np.isnan(pace._product_seconds(logistic(), products)).all()
+
+
+def test_filling_and_factorising_a_large_matrix_is_counted(monkeypatch) -> None:
+    monkeypatch.setattr(pace, "_multiplication", lambda: 1e-9)
+    small = network(50, 2)
+    assert GaussNewton().predict(small).seconds == 0
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 1000)).astype(np.float32), np.arange(40) % 3
+    large = Problem(Torch(torch.nn.Linear(1000, 3), trained=True), (x, y), (x[:2], y[:2]))
+    side = 3003
+    assert GaussNewton().predict(large).seconds == pytest.approx(1e-9 * (40 * 3 * side**2 / 2 + side**3 / 6))
+
+
+def test_the_pace_of_products_is_that_of_a_product() -> None:
+    pace._multiplication.cache_clear()
+    each = pace._multiplication()
+    assert 1e-13 < each < 1e-7
+    assert pace.multiplied(2e9) == 2e9 * each
+    assert pace.multiplied(9e8) == 0

@@ -1,5 +1,6 @@
 """How long work will take: a short probe of the learner turns counts of fits and gradients into seconds."""
 
+import functools
 import time
 import warnings
 from collections.abc import Callable
@@ -19,6 +20,8 @@ _PRODUCT_ROWS = 64
 _PRODUCT_VECTORS = 32  # from so many on, the examples of a batch hardly share any cost
 _PRODUCT_SHARE = 40  # a probed product, made twice, is at most a twentieth of all
 _LARGEST_PROBE = 2**26  # numbers in the vectors of a probed product
+_MANY_MULTIPLICATIONS = 1e9
+_PROBED_SIDE = 512
 _SHARE = 20  # the probe trains on every 20th example
 
 
@@ -56,6 +59,25 @@ def predict(problem: Problem, run: Run, cost: Cost, *, products: Products | None
             run.allowed -= cost.seconds
     run.predict(cost)
     return cost
+
+
+def multiplied(count: float) -> float:
+    """Seconds that so many multiplications of dense matrices in float64 take, by a product timed once per process.
+
+    Fewer than a thousand million are not worth the probe: 0.
+    """
+    return count * _multiplication() if count >= _MANY_MULTIPLICATIONS else 0.0
+
+
+@functools.cache
+def _multiplication() -> float:
+    matrix = np.random.default_rng(0).random((_PROBED_SIDE, _PROBED_SIDE))
+    took = float("inf")
+    for _ in range(3):  # the least: the first starts threads
+        started = time.perf_counter()
+        np.dot(matrix, matrix)
+        took = min(took, time.perf_counter() - started)
+    return took / _PROBED_SIDE**3
 
 
 def _check_budget(allowed: float | int, cost: Cost, fit: float) -> None:

@@ -20,6 +20,7 @@ from steelyard.collect.gradients import (
     present_examples,
     queries_within_memory,
 )
+from steelyard.collect.pace import multiplied
 from steelyard.problem import Problem
 from steelyard.records import Cost, Scores
 from steelyard.run import Run
@@ -60,8 +61,12 @@ class GaussNewton:
         return problem.learner.measurement.unit
 
     def predict(self, problem: Problem) -> Cost:
-        """Curvature and both sides."""
-        return Cost(gradients=2 * len(problem.train) + len(problem.query))
+        """Curvature and both sides; the matrix, filled and factorised."""
+        gradients = 2 * len(problem.train) + len(problem.query)
+        side = float(problem.learner.settings().get("parameters") or 0)
+        # One row per example and output, of which there are as many as classes; half of each symmetric product.
+        rows = len(problem.train) * _outputs(problem)
+        return Cost(gradients=gradients, seconds=multiplied(rows * side**2 / 2 + side**3 / 6))
 
     def queries_at_once(self, problem: Problem) -> int:
         """As many as keep the query side near 1 GiB."""
@@ -93,3 +98,11 @@ class GaussNewton:
         part = problem.train.take(rows)
         state.fitted.run.spend(gradients=len(part))
         return (dense_gradients(state.fitted, part, "loss") * part.weights()[:, None]) @ state.side.T
+
+
+def _outputs(problem: Problem) -> int:
+    """As many as there are classes, which other labels than whole numbers and words do not have."""
+    if problem.train.label is None:
+        return 1
+    labels = np.asarray(problem.train.labels())
+    return len(np.unique(labels)) if labels.ndim == 1 and labels.dtype.kind not in "fc" else 1
