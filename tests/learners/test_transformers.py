@@ -13,6 +13,7 @@ pytest.importorskip("transformers", reason="transformers is not installed: pip i
 peft = pytest.importorskip("peft", reason="peft is not installed: pip install 'steelyard[hf]'")
 
 from steelyard.data import read
+from steelyard.errors import CapabilityError
 from steelyard.learners import SGD, AdamW, Files, LoRA, Stages, Text, Transformers
 from steelyard.learners.torch_training import TorchFitted
 from steelyard.learners.transformers_fits import trainable
@@ -445,6 +446,42 @@ def test_a_tokenizer_that_pads_on_the_left_changes_no_score() -> None:
         for t in (left, language.tokenizer())
     )
     np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("net", [language.llama, lambda: language.gpt2(dropout=0.0)])
+def test_examples_packed_apart_are_as_by_themselves(net, attention) -> None:
+    """To single precision, in which eager attention takes its softmax even of float64."""
+    data, query = language.pairs(4), language.pairs(3, seed=9)
+    model = net()
+    model.set_attn_implementation(attention)
+    found, plain = learner(model, dtype="float64"), learner(net(), dtype="float64")
+    fitted, own = found.explained(data), plain.explained(data)
+    lengths = plain.lengths(data)
+    whole = found.packed(data, int(lengths.sum()), apart=True)
+    assert len(whole) == 1
+    np.testing.assert_allclose(found.loss(fitted, whole)[0], plain.loss(own, data).sum(), rtol=1e-6)
+    engine, other = found.gradients(fitted), plain.gradients(own)
+    np.testing.assert_allclose(engine.dense(whole)[0], other.dense(data).sum(0), rtol=1e-5, atol=1e-6)
+    # What is not packed is read with positions too, from the same engine.
+    np.testing.assert_allclose(engine.dense(query), other.dense(query), rtol=1e-5, atol=1e-6)
+    # Several blocks, padded in one batch; an example that straddles two is cut there.
+    first = data.take(np.arange(2))
+    size = int(lengths[:2].sum())
+    blocks = found.packed(data, size, apart=True)
+    np.testing.assert_allclose(found.loss(fitted, blocks)[0], plain.loss(own, first).sum(), rtol=1e-6)
+    assert len(blocks) == -(-int(lengths.sum()) // size)
+
+
+def test_a_model_that_does_not_keep_examples_apart_is_refused(monkeypatch) -> None:
+    from steelyard.learners import transformers_measure
+
+    def everything(positions, dtype):
+        return torch.zeros(*positions.shape[:1], 1, positions.shape[1], positions.shape[1], dtype=dtype)
+
+    monkeypatch.setattr(transformers_measure, "attended", everything)
+    with pytest.raises(CapabilityError, match="does not keep packed examples apart"):
+        learner().packed(language.pairs(3), 12, apart=True)
 
 
 def test_a_block_that_holds_one_example_is_that_example() -> None:

@@ -40,7 +40,7 @@ from steelyard.learners.transformers_load import device_of, facts_of, open_model
 from steelyard.learners.transformers_measure import frozen_head, functions_for, head_agrees, pooled
 from steelyard.learners.transformers_settings import Files, LoRA, Text
 from steelyard.learners.transformers_spans import SPAN
-from steelyard.learners.transformers_table import TokenTable, numeric_columns
+from steelyard.learners.transformers_table import POSITIONS, TokenTable, numeric_columns, positions_of
 from steelyard.learners.transformers_text import describe_cuts, encode
 from steelyard.records import Examples, Measurement
 
@@ -139,6 +139,7 @@ class Transformers:
             head=frozen_head(net) if loaded.task == "causal" else "",
         )
         self._tried = False
+        self._positioned = False
         self._reading = reading_of(loaded, text or Text(), max_length)
         self._lora, self._digest = lora, ""
         self._padding = padding_of(net, loaded.tokenizer)
@@ -447,16 +448,49 @@ class Transformers:
         """
         return answered(self.load(fitted), require_examples(queries), self._reading, self._padding, tokens)
 
-    def packed(self, examples: Examples, length: int) -> Examples:
+    def packed(self, examples: Examples, length: int, *, apart: bool = False) -> Examples:
         """Blocks of ``length`` tokens, filled with one example after another, as pre-training packs them.
 
         A token sees all of its block before it, other examples' tokens too, and positions count from the start of
-        the block: losses and gradients are those of the block, not those of its examples apart.
+        the block: losses and gradients are those of the block, not those of its examples apart. With ``apart``, a
+        token sees its own example alone, whose positions count from 0: the loss of a block of whole examples is the
+        sum of theirs.
 
         The blocks are then the examples that are trained on and attributed to; the column ``sources`` says which
         examples each holds a part of. A block of prompts alone, with no token that counts, is left out.
+
+        Args:
+            examples: In order.
+            length: Tokens per block.
+            apart: Whether examples are kept from attending to each other.
+
+        Raises:
+            CapabilityError: If the model does not keep them apart, which is tested on the first two.
         """
-        return packed(require_examples(examples), self._table(examples).encoded, length)
+        encoded = self._table(require_examples(examples)).encoded
+        if apart:
+            self._check_apart(examples.take(slice(0, 2)))
+        return packed(examples, encoded, length, apart=apart)
+
+    def _check_apart(self, pair: Examples) -> None:
+        given = TorchFitted(trainable(self._net), 0)
+        loss = replace(self._functions, reduction="sum").loss
+        encoded, alone = self._table(pair).encoded, float(self._evaluate(given, pair, loss).sum())
+        try:
+            block = packed(pair, encoded, max(2, int(encoded.lengths.sum())), apart=True)
+            together = float(self._evaluate(given, block, loss).sum())
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise CapabilityError(
+                f"{type(self._net).__name__} takes no mask that keeps packed examples apart ({error}).",
+                fix="pack with apart=False, or do not pack.",
+            ) from error
+        half = next(self._net.parameters()).dtype.itemsize < 4
+        if not abs(together - alone) <= (5e-2 if half else 1e-3) * abs(alone):
+            raise CapabilityError(
+                f"{type(self._net).__name__} does not keep packed examples apart: two of them have a loss of "
+                f"{together:g} in a block and of {alone:g} by themselves.",
+                fix="pack with apart=False, or open the model with attention='sdpa' or 'eager'.",
+            )
 
     def _course(self, recipe: Recipe, examples: Examples, weights: np.ndarray | None, seed: int) -> Course:
         table = self._table(examples)
@@ -467,6 +501,10 @@ class Transformers:
         return Course(table, recipe, rows, factors, seed, keep=trainable, members=members)
 
     def _table(self, examples: Examples) -> TokenTable:
+        if POSITIONS in examples.columns and not self._positioned:
+            # From now on positions are told for every batch, so that layers that read them are always alike.
+            self._positioned = True
+            self._tables.clear()
         table = self._tables.pop(examples, None)
         if table is None:
             spans = self._functions.measure.name == "span" and SPAN in examples.columns
@@ -476,7 +514,10 @@ class Transformers:
                 classes = labels_of(examples, self._outputs, self._classes)
             extra = numeric_columns(examples) if self._functions.measure.function is not None else {}
             device = device_of(self._net)
-            table = TokenTable(examples.ids, encoded, classes, self._padding, device, extra, self._shorten)
+            places = positions_of(examples, encoded) if self._positioned else None
+            table = TokenTable(
+                examples.ids, encoded, classes, self._padding, device, extra, self._shorten, places
+            )
         self._tables[examples] = table
         forget(self._tables, _REMEMBERED)
         return table

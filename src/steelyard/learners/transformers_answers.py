@@ -9,6 +9,7 @@ from torch import nn
 
 from steelyard.errors import CapabilityError, DataError, SettingError
 from steelyard.learners.transformers_chat import prompted
+from steelyard.learners.transformers_table import POSITIONS
 from steelyard.learners.transformers_text import COUNTED, Encoded, Reading, form_of
 from steelyard.records import Examples
 
@@ -51,13 +52,15 @@ def answered(model: nn.Module, queries: Examples, reading: Reading, padding: int
     return queries.with_column(name, column, f"{queries.checksum}|answered {tokens}")
 
 
-def packed(examples: Examples, encoded: Encoded, length: int) -> Examples:
+def packed(examples: Examples, encoded: Encoded, length: int, *, apart: bool = False) -> Examples:
     """Blocks of ``length`` tokens from the examples in order; the last block holds what is left.
 
     Args:
         examples: For their ids.
         encoded: Their tokens.
         length: Tokens per block.
+        apart: Whether positions are told, from 0 at the start of every example and block; the first token of an
+            example, which nothing of it predicts, then does not count.
 
     Raises:
         SettingError: If ``length`` is below 2.
@@ -66,14 +69,19 @@ def packed(examples: Examples, encoded: Encoded, length: int) -> Examples:
         raise SettingError(f"packed: length={length}.", fix="give at least 2 tokens per block.")
     owner = np.repeat(np.arange(len(encoded)), encoded.lengths)
     cuts = range(0, len(encoded.tokens), length)
-    blocks = [
-        slice(begin, begin + length) for begin in cuts if encoded.counted[begin + 1 : begin + length].any()
-    ]
+    place, counted = np.arange(len(encoded.tokens)), encoded.counted
+    if apart:
+        begins = np.union1d(encoded.starts[:-1], np.array(cuts))
+        place = place - begins[np.searchsorted(begins, place, side="right") - 1]
+        counted = counted & (place > 0)
+    blocks = [slice(begin, begin + length) for begin in cuts if counted[begin + 1 : begin + length].any()]
     columns: dict[str, Sequence[Any]] = {
         "tokens": [encoded.tokens[block].tolist() for block in blocks],
-        COUNTED: [encoded.counted[block].astype(int).tolist() for block in blocks],
+        COUNTED: [counted[block].astype(int).tolist() for block in blocks],
         "sources": [examples.ids[np.unique(owner[block])].tolist() for block in blocks],
     }
+    if apart:
+        columns[POSITIONS] = [place[block].tolist() for block in blocks]
     return Examples(
         ids=np.array([f"block-{k:06d}" for k in range(len(blocks))]),
         columns={
@@ -81,7 +89,7 @@ def packed(examples: Examples, encoded: Encoded, length: int) -> Examples:
         },
         inputs=("tokens",),
         label=None,
-        checksum=f"{examples.checksum}|packed {length}",
+        checksum=f"{examples.checksum}|packed {length}{' apart' if apart else ''}",
         source=f"{examples.source}, packed to {length} tokens",
     )
 

@@ -26,7 +26,7 @@ from steelyard.learners.torch_losses import (
 from steelyard.learners.transformers_frozen import INPUTS, STATES, Lower, other_forward
 from steelyard.learners.transformers_settings import Task
 from steelyard.learners.transformers_spans import SPAN
-from steelyard.learners.transformers_table import IGNORED
+from steelyard.learners.transformers_table import IGNORED, attended
 from steelyard.records import Measurement
 
 Reduction = Literal["sum", "mean"]
@@ -74,6 +74,9 @@ class TextFunctions:
     def run(self, model: nn.Module, batch: Batch, **options: bool) -> Any:
         """What the model makes of the batch's tokens."""
         inputs = {name: batch[name] for name in INPUTS if name in batch}
+        if "position_ids" in batch:
+            inputs["position_ids"] = batch["position_ids"]
+            inputs["attention_mask"] = attended(batch["position_ids"], next(model.parameters()).dtype)
         if self.lower is None or not self.lower.serves(model, batch):
             return model(**inputs, **options)
         with self.lower.resumed(model, batch[STATES]):

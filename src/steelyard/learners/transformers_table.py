@@ -7,12 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steelyard.errors import DataError
 from steelyard.learners.transformers_spans import SPAN
 from steelyard.learners.transformers_text import COUNTED, Encoded
 from steelyard.records import Examples
 
 IGNORED = -100
 """Label of a token whose prediction does not count, as in transformers."""
+
+POSITIONS = "positions"
+"""Column of blocks whose examples do not attend to each other: the place of each token within its example."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +31,7 @@ class TokenTable:
         device: Where batches go.
         extra: Further numeric columns, for a user's own functions.
         states: Puts into a batch what frozen lower layers make of it; None if there are none.
+        positions: Place of each token within its example; None: a batch leaves them to the model.
     """
 
     ids: np.ndarray
@@ -36,6 +41,7 @@ class TokenTable:
     device: torch.device
     extra: Mapping[str, Tensor]
     states: Callable[[dict[str, Tensor]], None] | None = None
+    positions: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -57,6 +63,8 @@ class TokenTable:
         found = {"input_ids": tokens, "attention_mask": real.astype(np.int64)}
         if self.encoded.types is not None:
             found["token_type_ids"] = np.where(real, self.encoded.types[places], 0)
+        if self.positions is not None:
+            found["position_ids"] = np.where(real, self.positions[places], 0)
         if self.classes is None:
             found["labels"] = np.where(real & self.encoded.counted[places], tokens, IGNORED)
         if self.encoded.measured is not None:
@@ -76,9 +84,33 @@ class TokenTable:
             yield self.batch(rows[begin : begin + size])
 
 
+def positions_of(examples: Examples, encoded: Encoded) -> np.ndarray:
+    """Place of every token within its example, which in blocks is not the place in the block.
+
+    Raises:
+        DataError: If the column is not of the tokens.
+    """
+    if POSITIONS not in examples.columns:
+        return np.arange(len(encoded.tokens)) - np.repeat(encoded.starts[:-1], encoded.lengths)
+    found = [np.asarray(row, dtype=np.int64) for row in examples.column(POSITIONS)[:]]
+    if [len(row) for row in found] != encoded.lengths.tolist():
+        raise DataError(
+            f"{examples.source}: the column {POSITIONS!r} has not one number per token.",
+            fix="pack to at most max_length tokens per block.",
+        )
+    return np.concatenate(found)
+
+
+def attended(positions: Tensor, dtype: torch.dtype) -> Tensor:
+    """``[batch, 1, token, token]`` What is added to attention: nothing within an example and backwards, else ruin."""
+    example = (positions == 0).cumsum(1)
+    seen = (example[:, :, None] == example[:, None, :]).tril()
+    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
 def numeric_columns(examples: Examples) -> dict[str, Tensor]:
     """Further columns of numbers, for functions of the user's own."""
-    known = {*examples.inputs, examples.label, SPAN, COUNTED}
+    known = {*examples.inputs, examples.label, SPAN, COUNTED, POSITIONS}
     found = {name: np.asarray(column[:]) for name, column in examples.columns.items() if name not in known}
     return {
         name: torch.from_numpy(np.array(values))
