@@ -15,7 +15,7 @@ from steelyard.records import Examples
 IGNORED = -100
 """Label of a token whose prediction does not count, as in transformers."""
 
-POSITIONS = "positions"
+POSITIONS = "token_positions"
 """Column of blocks whose examples do not attend to each other: the place of each token within its example."""
 
 
