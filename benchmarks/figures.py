@@ -39,7 +39,7 @@ _METHODS_OF = {
 
 _BENCHMARKS_OF = {
     FAMILIES.parent / "which-method.md": ("systems",),
-    FAMILIES / "systems.md": ("explained", "demonstrations"),
+    FAMILIES / "systems.md": ("explained", "demonstrations", "synthesis"),
     FAMILIES / "surrogates.md": ("surrogates",),
 }
 """Pages that show the whole of a benchmark."""
@@ -418,11 +418,14 @@ def _explained(found: Mapping[str, Any]) -> list[str]:
             if "effect" in row:
                 low, high = row["interval"]
                 rows.append((task, name, f"{row['effect']:+.3f}", _interval(row), _verdict(low, high)))
+    draws = [
+        len(next(iter(next(iter(found[part].values())).values()))["draws"]) for part in ("plans", "defence")
+    ]
     failed = [f"{name} on {task}" + (" (worse)" if "worse" in word else "") for task, name, _, _, word in rows
               if word != "better"]  # fmt: skip
     lines = [
-        "Loss of test examples in nats, saved beyond random plans of the same size (hardening: beyond random noise and "
-        "beyond doing nothing); mean over five draws, Student interval at 95 %.",
+        "Loss of test examples in nats, saved beyond random plans of the same size (hint: beyond random noise and "
+        f"beyond doing nothing); mean over {draws[0]} draws, {draws[1]} for poisoning, Student interval at 95 %.",
         "",
         *_table(("task", "system", "nats saved", "95 %", "verdict"), rows),
         "",
@@ -474,6 +477,33 @@ def _demonstrations(found: Mapping[str, Any]) -> list[str]:
         "verdict",
     )
     return _table(head, rows)
+
+
+def _synthesis(found: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (
+            recipe,
+            task,
+            " + ".join(str(one["pairs"]) for one in own["rounds"]),
+            row["beyond"],
+            f"{row['effect']:+.5f}",
+            "{:+.5f} to {:+.5f}".format(*row["interval"]),
+            _verdict(*row["interval"]),
+        )
+        for recipe, tasks in found["recipes"].items()
+        for task, own in tasks.items()
+        for row in own["effects"]
+    ]
+    failed = [f"{row[0]} on {row[1]}" for row in rows if row[3] == "random pairs" and row[-1] != "better"]
+    return [
+        f"Training on pairs that influence chose: effect beyond other pairs, mean over {found['seeds']} seeds, Student "
+        "interval at 95 %. montessori: nats that a step on what the teacher writes saves the student; dits: chance "
+        "of right answers to unseen questions.",
+        "",
+        *_table(("recipe", "task", "pairs, by seed", "beyond", "effect", "95 %", "verdict"), rows),
+        "",
+        f"What does not beat random: {', '.join(failed) or 'nothing'}.",
+    ]
 
 
 def _interval(row: Mapping[str, Any]) -> str:
@@ -590,6 +620,7 @@ def _surrogates(found: Mapping[str, Any]) -> list[str]:
 _SECTIONS = {
     "explained": _explained,
     "demonstrations": _demonstrations,
+    "synthesis": _synthesis,
     "digits": _digits,
     "passages": _digits,
     "ekfac": _ekfac,

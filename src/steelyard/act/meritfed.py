@@ -19,6 +19,7 @@ from steelyard.act.flyt import softmax
 from steelyard.act.system import (
     LEAST_EFFECTIVE,
     SystemCard,
+    check_settings,
     effective,
     planned,
     sources_of,
@@ -26,7 +27,7 @@ from steelyard.act.system import (
     target_signal,
 )
 from steelyard.collect.fits import explained
-from steelyard.errors import DataError, SettingError
+from steelyard.errors import DataError
 from steelyard.problem import Problem
 from steelyard.records import Plan
 from steelyard.run import Run, generator
@@ -69,11 +70,11 @@ class MeritFed:
     )
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.inner < 1 or not self.rate > 0:
-            raise SettingError(
-                f"MeritFed: steps={self.steps}, batch={self.batch}, rate={self.rate}, inner={self.inner}.",
-                fix="give at least one of each, and a rate above 0.",
-            )
+        check_settings(
+            self,
+            hold=min(self.steps, self.batch, self.inner) >= 1 and self.rate > 0,
+            fix="give at least one of each, and a rate above 0.",
+        )
 
     def __call__(self, problem: Problem, budget: int, seed: int, run: Run) -> Plan:
         """A plan to keep ``budget`` examples.

@@ -10,8 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from steelyard.act.system import SystemCard, planned
-from steelyard.errors import SettingError
+from steelyard.act.system import SystemCard, check_settings, planned
 from steelyard.problem import HasReweighing, Learner, Problem, require
 from steelyard.records import Plan
 from steelyard.run import Run, generator
@@ -46,11 +45,11 @@ class PRESENCE:
     )
 
     def __post_init__(self) -> None:
-        if not (0 <= self.switch <= 1 and self.micro >= 1 and self.temperature > 0 and self.cap >= 1):
-            raise SettingError(
-                f"PRESENCE: switch={self.switch}, micro={self.micro}, temperature={self.temperature}, cap={self.cap}.",
-                fix="give a share, at least one example, a temperature above 0 and a cap of 1 or more.",
-            )
+        check_settings(
+            self,
+            hold=0 <= self.switch <= 1 and self.micro >= 1 and self.temperature > 0 and self.cap >= 1,
+            fix="give a share, at least one example, a temperature above 0 and a cap of 1 or more.",
+        )
 
     def __call__(self, problem: Problem, budget: int, seed: int, run: Run) -> Plan:
         """A plan to keep ``budget`` random examples."""

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from steelyard.act.system import SystemCard
+from steelyard.act.ranking import size_of
+from steelyard.act.system import SystemCard, check_settings
 from steelyard.errors import SettingError
 from steelyard.maths.farthest import farthest_point_clusters
 from steelyard.problem import Problem
@@ -54,10 +55,7 @@ class PruneByKernel:
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.clusters <= 1:
-            raise SettingError(
-                f"PruneByKernel: clusters={self.clusters}.", fix="give a share above 0, at most 1."
-            )
+        check_settings(self, hold=0 < self.clusters <= 1, fix="give a share above 0, at most 1.")
 
     def __call__(self, problem: Problem, budget: int, seed: int, run: Run) -> Plan:
         """A plan to drop ``budget`` examples.
@@ -68,11 +66,7 @@ class PruneByKernel:
                 its kernel.
         """
         train = problem.train
-        if not 0 < budget < len(train):
-            raise SettingError(
-                f"PruneByKernel: {budget} of {len(train)} examples.",
-                fix="drop at least one and leave at least one.",
-            )
+        size_of(len(train), fraction=None, count=budget, action="PruneByKernel")
         # Imported here: plans are made without torch as well.
         from steelyard.collect.signed_outputs import signed_outputs
 

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from steelyard.act.system import SystemCard, planned, signal
+from steelyard.act.system import SystemCard, check_settings, planned, signal
 from steelyard.collect.describing import unit_vectors
 from steelyard.collect.embeddings import Source, embedder
 from steelyard.collect.gradients import Fitted, open_gradients, present_examples
@@ -80,12 +80,12 @@ class Quad:
             for name, least in (("clusters", 2), ("lot", 1), ("probes", 1), ("at_once", 1))
             if getattr(self, name) != "auto" and getattr(self, name) < least
         ]
-        if small or self.exploration < 0 or self.reach < 0 or not 0 < self.sample <= 1:
-            raise SettingError(
-                f"Quad: {self!r}.",
-                fix="give at least 2 clusters, one example per lot, probe and round, an exploration and reach of 0 or "
-                "more, and a sample above 0, at most 1.",
-            )
+        check_settings(
+            self,
+            hold=not small and self.exploration >= 0 and self.reach >= 0 and 0 < self.sample <= 1,
+            fix="give at least 2 clusters, one example per lot, probe and round, an exploration and reach of 0 or "
+            "more, and a sample above 0, at most 1.",
+        )
 
     def __call__(self, problem: Problem, budget: int, seed: int, run: Run) -> Plan:
         """A plan to keep ``budget`` examples.

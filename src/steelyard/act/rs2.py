@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from steelyard.act.ranking import size_of
 from steelyard.act.system import SystemCard, planned
 from steelyard.problem import HasShorterTraining, Learner, Problem, require
 from steelyard.records import Plan
@@ -46,6 +47,8 @@ class RS2:
 
         Raises:
             CapabilityError: If its training has no epochs.
+            SettingError: If the budget is not between 1 and the number of examples.
         """
+        size_of(len(problem.train), fraction=None, count=budget, action="RS2")
         learner = require(problem.learner, HasShorterTraining, method="RS2", instead="a random subset")
         return learner.shortened(budget / len(problem.train))

@@ -68,6 +68,21 @@ class TrainsOtherwise(Protocol):
         ...
 
 
+def check_settings(system: object, *, hold: bool, fix: str) -> None:
+    """Refuse a system whose settings cannot work.
+
+    Args:
+        system: Its representation shows the settings.
+        hold: Whether they can.
+        fix: What to give.
+
+    Raises:
+        SettingError: If they cannot.
+    """
+    if not hold:
+        raise SettingError(f"{system!r} cannot work.", fix=fix)
+
+
 def effective(weights: Float[np.ndarray, " example"]) -> float:
     """Effective number of examples, ``(sum w)^2 / sum w^2``: that of equal weights with the same variance.
 

@@ -1,5 +1,6 @@
 """Tables as text: aligned, without colour or box drawing, so that they paste into a paper."""
 
+import re
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _GAP = 2
 _NARROWEST = 12
+_PIECES = re.compile(r"[^(,=]+[(,=]*|[(,=]+")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None = None) -> str:
@@ -28,7 +30,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | No
     right = [all(_is_number(row[i]) for row in cells[1:]) and len(cells) > 1 for i in range(len(head))]
     lines: list[str] = []
     for number, row in enumerate(cells):
-        wrapped = [textwrap.wrap(cell, size) or [""] for cell, size in zip(row, widths, strict=True)]
+        wrapped = [_wrapped(cell, size) for cell, size in zip(row, widths, strict=True)]
         for level in range(max(map(len, wrapped))):
             parts = [part[level] if level < len(part) else "" for part in wrapped]
             fitted = [
@@ -66,10 +68,30 @@ def number(value: float | None) -> str:
 def _widths(cells: Sequence[Sequence[str]], width: int) -> list[int]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     room = width - _GAP * (len(widths) - 1)
-    # The widest column gives way first, down to a width at which words still fit.
+    # Heads are wrapped before cells are.
+    columns = list(zip(*cells, strict=True))
+    needed = [max(map(len, [*column[0].split(), *column[1:]]), default=0) for column in columns]
+    while sum(widths) > room and widths != needed:
+        spare = [size - least for size, least in zip(widths, needed, strict=True)]
+        widths[spare.index(max(spare))] -= 1
+    # Then the widest column gives way first, down to a width at which words still fit.
     while sum(widths) > room and max(widths) > _NARROWEST:
         widths[widths.index(max(widths))] -= 1
     return widths
+
+
+def _wrapped(cell: str, size: int) -> list[str]:
+    """Lines of a cell; the name of a method with its settings is broken between them, not within a word."""
+    lines: list[str] = []
+    for line in textwrap.wrap(cell, size, break_long_words=False) or [""]:
+        begun = ""
+        for piece in _PIECES.findall(line) if len(line) > size else [line]:
+            if begun and len(begun) + len(piece) > size:
+                lines += textwrap.wrap(begun, size)
+                begun = ""
+            begun += piece
+        lines += textwrap.wrap(begun, size) or [""]
+    return lines
 
 
 def _is_number(cell: str) -> bool:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from steelyard.act.rs2 import RS2
 from steelyard.act.system import System, TrainsOtherwise, effective
 from steelyard.collect.designs import random_like, random_subsets
-from steelyard.errors import CapabilityError, FitError, SettingError, SteelyardError
+from steelyard.errors import CapabilityError, DataError, FitError, SettingError, SteelyardError
 from steelyard.flow.tasks import Task, checksums_of, facts_of, packed, since, slug, unpacked, within
 from steelyard.maths.multiple import holm
 from steelyard.maths.power import one_against_many
@@ -198,7 +198,8 @@ def _row(court: _Court, name: str, system: System) -> Row:
         _within_budget(court, system, plan, name)
         effect = _judged(court, system, plan)
     except SteelyardError as error:
-        applies = not isinstance(error, CapabilityError)
+        # Neither the learner's lacks nor the data's are a fault of the system.
+        applies = not isinstance(error, CapabilityError | DataError)
         return Row(court.task.name, name, role, None, problem=error.problem, fix=error.fix, applies=applies)
     weights = plan.weights_for(court.target.train)
     course = plan.provenance.resolved.get("course", {})
