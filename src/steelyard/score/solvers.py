@@ -197,7 +197,7 @@ class Arnoldi:
     def products(self, problem: Problem) -> Products:
         """One of a single vector per step."""
         return Products(
-            self._steps, len(problem.train), 1, self.curvature, self.precision, self.damping == "auto"
+            self._steps, len(problem.train), 1, self.curvature, self.precision, isinstance(self.damping, str)
         )
 
     @property
@@ -257,7 +257,7 @@ class Nystrom:
     def products(self, problem: Problem) -> Products:
         """One of the whole sketch."""
         return Products(
-            1, len(problem.train), self.rank, self.curvature, self.precision, self.damping == "auto"
+            1, len(problem.train), self.rank, self.curvature, self.precision, isinstance(self.damping, str)
         )
 
     def prepare(self, problem: Problem, run: Run) -> Preconditioned:
@@ -310,5 +310,5 @@ def _per_lot(problem: Problem, method: "CG | LiSSA", count: int, examples: int) 
         examples,
         curvature=method.curvature,
         precision=method.precision,
-        traced=method.damping == "auto",
+        traced=isinstance(method.damping, str),
     )
