@@ -496,8 +496,9 @@ def _synthesis(found: Mapping[str, Any]) -> list[str]:
     ]
     failed = [f"{row[0]} on {row[1]}" for row in rows if row[3] == "random pairs" and row[-1] != "better"]
     return [
-        f"Training on pairs that influence chose: effect beyond other pairs, mean over {found['seeds']} seeds, Student "
-        "interval at 95 %. montessori: nats that a step on what the teacher writes saves the student; dits: chance "
+        "Training on pairs that influence chose: effect beyond other pairs, mean over those of "
+        f"{found['seeds']} seeds that gave two pairs or more, Student interval at 95 %. montessori: nats that a step "
+        "on what the teacher writes saves the student; dits: chance "
         "of right answers to unseen questions.",
         "",
         *_table(("recipe", "task", "pairs, by seed", "beyond", "effect", "95 %", "verdict"), rows),
